@@ -1,0 +1,133 @@
+"""The Rust core's signatures. Errors: `UsageError` for a bad argument, `DataError` for a bad file or
+bad bytes, `OSError` where the system refused, `KeyboardInterrupt` on Ctrl-C. `progress`, where there
+is one, is called from the calling thread a few times a second with (stage, done, total); total is 0
+where nobody knows it."""
+
+from collections.abc import Callable, Iterable, Sequence
+from os import PathLike
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+__version__: str
+
+Progress = Callable[[str, int, int], None]
+Path = str | PathLike[str]
+
+class Tokenizer:
+    """Immutable; safe to use from many threads at once."""
+
+    @staticmethod
+    def byte(special_tokens: Sequence[str]) -> Tokenizer: ...
+    @staticmethod
+    def from_merges(
+        merges: Sequence[tuple[int, int]], pattern: str, special_tokens: Sequence[str]
+    ) -> Tokenizer: ...
+    @staticmethod
+    def train_files(
+        files: Sequence[Path],
+        *,
+        vocab_size: int | None,
+        epochs: int | None,
+        pattern: str,
+        tie: str,
+        special_tokens: Sequence[str],
+        threads: int | None,
+        progress: Progress | None,
+    ) -> Tokenizer: ...
+    @staticmethod
+    def train_texts(
+        texts: Iterable[str | bytes],
+        *,
+        vocab_size: int | None,
+        epochs: int | None,
+        pattern: str,
+        tie: str,
+        special_tokens: Sequence[str],
+        threads: int | None,
+        progress: Progress | None,
+    ) -> Tokenizer: ...
+    @staticmethod
+    def load_huggingface(path: Path) -> Tokenizer: ...
+    @staticmethod
+    def load_tiktoken(
+        path: Path, pattern: str, special_tokens: dict[str, int] | None
+    ) -> Tokenizer: ...
+    @staticmethod
+    def load_gpt2(vocab: Path, merges: Path) -> Tokenizer: ...
+    def save_huggingface(self, path: Path) -> None: ...
+    def save_tiktoken(self, path: Path) -> None: ...
+    def save_gpt2(self, vocab: Path, merges: Path) -> None: ...
+    # `specials`: "none" (their text is plain text), "all", "refuse" (an error names the first met),
+    # or the list of those allowed, the others being refused.
+    def encode(self, text: str | bytes, specials: str | Sequence[str]) -> NDArray[np.uint32]: ...
+    def encode_with_offsets(
+        self, text: str | bytes, specials: str | Sequence[str]
+    ) -> tuple[NDArray[np.uint32], NDArray[np.uint64]]: ...
+    def encode_batch(
+        self, texts: Sequence[str | bytes], specials: str | Sequence[str], threads: int | None
+    ) -> tuple[NDArray[np.uint32], NDArray[np.uint64]]: ...
+    def encode_large(
+        self, text: str | bytes, specials: str | Sequence[str], threads: int | None
+    ) -> NDArray[np.uint32]: ...
+    def count(self, text: str | bytes, specials: str | Sequence[str]) -> int: ...
+    def split(self, text: str | bytes) -> list[bytes]: ...
+    def decode_bytes(self, ids: Any) -> bytes: ...
+    def decode_stream(self) -> DecodeStream: ...
+    def token_bytes(self, id: int) -> bytes: ...
+    def token_id(self, token: bytes) -> int | None: ...
+    @property
+    def vocab_size(self) -> int: ...
+    @property
+    def kind(self) -> str: ...
+    @property
+    def pattern(self) -> str: ...
+    @property
+    def special_tokens(self) -> dict[str, int]: ...
+    @property
+    def merges(self) -> NDArray[np.uint32]:
+        """Shape (n, 2): left id, right id, in order of rank."""
+    @property
+    def fingerprint(self) -> str: ...
+
+class DecodeStream:
+    """Feeds on ids, gives text that never ends inside a character."""
+
+    def push(self, id: int) -> str: ...
+    def finish(self) -> str: ...
+
+def write_dataset(
+    tokenizer: Tokenizer,
+    folder: Path,
+    inputs: Sequence[Path],
+    *,
+    include: Sequence[str],
+    format: str,
+    separator: str | None,
+    field: str,
+    valid_fraction: float | None,
+    seed: int,
+    shard_tokens: int,
+    threads: int | None,
+    progress: Progress | None,
+) -> str:
+    """Writes `folder`'s shards and manifest (resuming a broken-off write); returns the manifest."""
+
+def input_fingerprint(
+    inputs: Sequence[Path],
+    *,
+    include: Sequence[str],
+    format: str,
+    separator: str | None,
+    field: str,
+    valid_fraction: float | None,
+    seed: int,
+    progress: Progress | None,
+) -> str:
+    """The manifest's `source.fingerprint` that these inputs and options would give."""
+
+def verify_dataset(folder: Path, progress: Progress | None) -> None:
+    """Checks every shard's header, length and checksum."""
+
+def unicode_version() -> str: ...

@@ -1,0 +1,317 @@
+"""Every knob of a run: frozen dataclasses, checked when made, read from and written to TOML.
+
+Order of precedence: defaults < preset < `--config file.toml` < flags. A component receives its own
+part (a model its `ModelConfig`), never the whole. `None` is "off" or "choose for me", as each field
+says; after planning (`microgpt.training.plan`) a saved configuration holds no undecided value.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import tomllib
+import types
+import typing
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+from microgpt.errors import UsageError
+
+Position = Literal["rope", "learned", "sinusoidal", "none"]
+Norm = Literal["rmsnorm", "layernorm", "none"]
+NormPlace = Literal["pre", "post"]
+FeedForward = Literal["swiglu", "gelu", "relu", "squared_relu"]
+
+
+def _require(holds: bool, sentence: str) -> None:
+    if not holds:
+        raise UsageError(sentence)
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """The shape and the parts of a GPT. The defaults are the modern recipe (a Qwen3 in small)."""
+
+    vocab_size: int = 256
+    context: int = 256
+    """Positions the model sees at once, in tokens (the logs' `num_tokens`, `max_seq_len`)."""
+    n_layer: int = 4
+    n_head: int = 4
+    n_kv_head: int | None = None
+    """Key/value heads, for grouped-query attention; None: as many as `n_head`."""
+    n_embd: int = 128
+    """Width of the residual stream (the logs' `embedding degree`, `d_model`)."""
+    n_hidden: int | None = None
+    """Width of the feed-forward (the logs' `d_ff`); None: 4 x `n_embd`, or 8/3 of it for SwiGLU,
+    rounded up to a multiple of 16."""
+    position: Position = "rope"
+    rope_theta: float = 10_000.0
+    norm: Norm = "rmsnorm"
+    norm_place: NormPlace = "pre"
+    norm_eps: float = 1e-6
+    norm_bias: bool = False
+    final_norm: bool = True
+    qk_norm: bool = True
+    feed_forward: FeedForward = "swiglu"
+    qkv_bias: bool = False
+    attention_output_bias: bool = False
+    feed_forward_bias: bool = False
+    head_bias: bool = False
+    tied_head: bool = False
+    sliding_window: int | None = None
+    """Positions that attention looks back over, itself included; None: all of the context."""
+    dropout: float = 0.0
+
+    def __post_init__(self) -> None:
+        for name in ("vocab_size", "context", "n_layer", "n_head", "n_embd"):
+            value = getattr(self, name)
+            _require(value >= 1, f"{name} is {value}, but must be at least 1")
+        _require(
+            self.n_head <= self.n_embd,
+            f"n_head is {self.n_head}, more than the width n_embd = {self.n_embd}: "
+            "give fewer heads or a wider model",
+        )
+        _require(
+            self.n_embd % self.n_head == 0,
+            f"n_embd = {self.n_embd} does not divide by n_head = {self.n_head}: "
+            "choose a multiple, so that each head gets the same width",
+        )
+        kv = self.kv_heads
+        _require(
+            1 <= kv <= self.n_head and self.n_head % kv == 0,
+            f"n_kv_head is {kv}, but must divide n_head = {self.n_head}",
+        )
+        _require(
+            self.position != "rope" or self.head_width % 2 == 0,
+            f"rope rotates pairs, so n_embd / n_head must be even, not {self.head_width}",
+        )
+        _require(
+            self.n_hidden is None or self.n_hidden >= 1,
+            f"n_hidden is {self.n_hidden}, but must be at least 1",
+        )
+        _require(
+            self.sliding_window is None or self.sliding_window >= 1,
+            f"sliding_window is {self.sliding_window}, but must be at least 1 (leave out for none)",
+        )
+        _require(0 <= self.dropout < 1, f"dropout is {self.dropout}, but must lie in [0, 1)")
+        _require(self.rope_theta > 0, f"rope_theta is {self.rope_theta}, but must be positive")
+        _require(self.norm_eps > 0, f"norm_eps is {self.norm_eps}, but must be positive")
+
+    @property
+    def head_width(self) -> int:
+        """Width of one attention head."""
+        return self.n_embd // self.n_head
+
+    @property
+    def kv_heads(self) -> int:
+        """Key/value heads, resolved."""
+        return self.n_head if self.n_kv_head is None else self.n_kv_head
+
+    @property
+    def hidden_width(self) -> int:
+        """Width of the feed-forward, resolved."""
+        if self.n_hidden is not None:
+            return self.n_hidden
+        if self.feed_forward == "swiglu":
+            return -(-8 * self.n_embd // 3 // 16) * 16
+        return 4 * self.n_embd
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """Which dataset, and how it is cut into rows."""
+
+    path: str = "dataset.txt"
+    """What the user named: a text file, a folder, or a dataset folder."""
+    dataset: str | None = None
+    """The dataset folder that holds its shards; None: found or made from `path`."""
+    seed: int = 0
+    """Seed of the order of training rows."""
+
+
+@dataclass(frozen=True)
+class OptimizerConfig:
+    """How gradients become updates. Rates are at the schedule's peak."""
+
+    name: Literal["muon", "adamw"] = "muon"
+    """`muon`: Muon for the matrices inside blocks, AdamW for everything else."""
+    muon_lr: float = 0.02
+    muon_momentum: float = 0.95
+    lr: float = 3e-3
+    """AdamW's rate (the logs' `base_lr`)."""
+    beta1: float = 0.9
+    beta2: float = 0.95
+    eps: float = 1e-8
+    weight_decay: float = 0.1
+    """Decoupled decay, on matrices only."""
+    clip: float | None = 1.0
+    """Largest global gradient norm; None: no clipping."""
+
+    def __post_init__(self) -> None:
+        for name in ("muon_lr", "lr", "eps"):
+            value = getattr(self, name)
+            _require(value > 0, f"{name} is {value}, but must be positive")
+        for name in ("muon_momentum", "beta1", "beta2"):
+            value = getattr(self, name)
+            _require(0 <= value < 1, f"{name} is {value}, but must lie in [0, 1)")
+        _require(self.weight_decay >= 0, f"weight_decay is {self.weight_decay}: not below 0")
+        _require(self.clip is None or self.clip > 0, f"clip is {self.clip}, but must be positive")
+
+
+@dataclass(frozen=True)
+class ScheduleConfig:
+    """The learning rate over steps, as a factor of the peak."""
+
+    shape: Literal["wsd", "cosine", "constant"] = "wsd"
+    """`wsd`: warm-up, stable, linear decay; `cosine`: warm-up, then half a cosine."""
+    warmup_steps: int | None = None
+    """None: 2 % of the steps, between 10 and 1,000 (fewer where the run is shorter)."""
+    decay_steps: int | None = None
+    """Steps of decay; None: half of the run for `wsd`, all after the warm-up for `cosine`."""
+    final: float = 0.05
+    """Factor at the end (the logs' `min_lr` / `base_lr`)."""
+
+    def __post_init__(self) -> None:
+        _require(0 <= self.final <= 1, f"final is {self.final}, but must lie in [0, 1]")
+        for name in ("warmup_steps", "decay_steps"):
+            value = getattr(self, name)
+            _require(value is None or value >= 0, f"{name} is {value}, but must not be negative")
+
+
+@dataclass(frozen=True)
+class TrainingConfig:
+    """Batch, budget, evaluation, checkpoints, device."""
+
+    batch_rows: int | None = None
+    """Rows of `context` tokens in a step; None: chosen for the data and the device."""
+    micro_batch_rows: int | None = None
+    """Rows in one forward pass; fewer than `batch_rows` accumulates gradients. None: all."""
+    steps: int | None = None
+    """The budget, resolved to steps. `epochs`, `tokens` and `minutes` are turned into it."""
+    epochs: float | None = None
+    tokens: int | None = None
+    minutes: float | None = None
+    evaluate_every: int | None = None
+    """Steps between evaluations; None: about 20 in a run."""
+    evaluate_tokens: int = 262_144
+    """At most this many validation tokens in each evaluation while training."""
+    checkpoint_minutes: float = 5.0
+    """A checkpoint is written at each evaluation, and when this long has passed since the last."""
+    patience: int | None = None
+    """Evaluations without a gain after which training stops; None: never."""
+    seed: int = 0
+    """Seed of the initial weights and of dropout."""
+    device: str = "auto"
+    dtype: Literal["auto", "float32", "bfloat16"] = "auto"
+    compile: bool = False
+    threads: int | None = None
+    """Threads of one CPU process; None: chosen."""
+
+    def __post_init__(self) -> None:
+        counts = ("batch_rows", "micro_batch_rows", "steps", "tokens", "evaluate_every",
+                  "evaluate_tokens", "patience", "threads")  # fmt: skip
+        for name in counts:
+            value = getattr(self, name)
+            _require(value is None or value >= 1, f"{name} is {value}, but must be at least 1")
+        for name in ("epochs", "minutes", "checkpoint_minutes"):
+            value = getattr(self, name)
+            _require(value is None or value > 0, f"{name} is {value}, but must be positive")
+        named = [n for n in ("steps", "epochs", "tokens", "minutes") if getattr(self, n) is not None]
+        _require(
+            len(named) <= 1, f"the budget is given twice, as {' and '.join(named)}: give one of them"
+        )
+        if self.batch_rows is not None and self.micro_batch_rows is not None:
+            _require(
+                self.batch_rows % self.micro_batch_rows == 0,
+                f"batch_rows = {self.batch_rows} does not divide by "
+                f"micro_batch_rows = {self.micro_batch_rows}",
+            )
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """A whole run."""
+
+    model: ModelConfig = field(default_factory=ModelConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
+    training: TrainingConfig = field(default_factory=TrainingConfig)
+
+
+Config = TypeVar("Config")
+
+
+def updated(config: Config, changes: dict[str, Any], where: str) -> Config:
+    """Returns a copy of the dataclass `config` with `changes`, a nested mapping, applied and checked.
+
+    `where` names the source ("preset femto", a file's path, "flags") in the error.
+
+    Raises:
+        UsageError: an unknown key (the nearest known one is named), or a value of the wrong type.
+    """
+    assert dataclasses.is_dataclass(config)
+    hints = typing.get_type_hints(type(config))
+    values: dict[str, Any] = {}
+    for key, value in changes.items():
+        if key not in hints:
+            near = difflib.get_close_matches(key, hints, n=1)
+            hint = f"; did you mean {near[0]!r}?" if near else f"; known: {', '.join(hints)}"
+            raise UsageError(f"{where}: unknown setting {key!r}{hint}")
+        current = getattr(config, key)
+        if dataclasses.is_dataclass(current):
+            if not isinstance(value, dict):
+                raise UsageError(f"{where}: {key!r} is a table of settings, not {value!r}")
+            values[key] = updated(current, value, f"{where}, [{key}]")
+        else:
+            values[key] = _checked(value, hints[key], f"{where}: {key}")
+    return dataclasses.replace(config, **values)  # type: ignore[type-var]
+
+
+def _checked(value: Any, hint: Any, what: str) -> Any:
+    """Returns `value` if it has the type `hint`, with an int accepted where a float is wanted."""
+    options = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
+    for option in options:
+        if option is type(None):
+            if value is None:
+                return None
+        elif typing.get_origin(option) is Literal:
+            if value in typing.get_args(option):
+                return value
+        elif option is float and type(value) in (int, float):
+            return float(value)
+        elif type(value) is option:
+            return value
+    names = [
+        " or ".join(map(repr, typing.get_args(o))) if typing.get_origin(o) is Literal
+        else getattr(o, "__name__", str(o))
+        for o in options if o is not type(None)
+    ]  # fmt: skip
+    raise UsageError(f"{what} is {value!r}, but must be {' or '.join(names)}")
+
+
+def read_toml(path: Path) -> dict[str, Any]:
+    """Returns the nested mapping in a TOML file.
+
+    Raises:
+        UsageError: the file is missing, unreadable or no TOML.
+    """
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UsageError(f"cannot read {path}: {error.strerror}") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise UsageError(f"{path} is no TOML file: {error}") from error
+
+
+def to_dict(config: Any) -> dict[str, Any]:
+    """Returns the nested mapping of a configuration, without the settings that are None."""
+    result: dict[str, Any] = {}
+    for f in dataclasses.fields(config):
+        value = getattr(config, f.name)
+        if dataclasses.is_dataclass(value):
+            result[f.name] = to_dict(value)
+        elif value is not None:
+            result[f.name] = value
+    return result
