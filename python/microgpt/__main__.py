@@ -1,0 +1,5 @@
+"""`python -m microgpt` is `microgpt`."""
+
+from microgpt.cli import main
+
+main()
