@@ -1,0 +1,1 @@
+"""IDS -> BATCHES: datasets made, opened and cut into rows."""
