@@ -18,6 +18,9 @@ from typing import Any, Literal, TypeVar
 
 from microgpt.errors import UsageError
 
+OFF = "off"
+"""How a file or a flag writes None for a setting whose default is not None."""
+
 Position = Literal["rope", "learned", "sinusoidal", "none"]
 Norm = Literal["rmsnorm", "layernorm", "none"]
 NormPlace = Literal["pre", "post"]
@@ -217,9 +220,12 @@ class TrainingConfig:
         for name in ("epochs", "minutes", "checkpoint_minutes"):
             value = getattr(self, name)
             _require(value is None or value > 0, f"{name} is {value}, but must be positive")
-        named = [n for n in ("steps", "epochs", "tokens", "minutes") if getattr(self, n) is not None]
+        named = [
+            n for n in ("steps", "epochs", "tokens", "minutes") if getattr(self, n) is not None
+        ]
         _require(
-            len(named) <= 1, f"the budget is given twice, as {' and '.join(named)}: give one of them"
+            len(named) <= 1,
+            f"the budget is given twice, as {' and '.join(named)}: give one of them",
         )
         if self.batch_rows is not None and self.micro_batch_rows is not None:
             _require(
@@ -244,7 +250,7 @@ Config = TypeVar("Config")
 
 
 def updated(config: Config, changes: dict[str, Any], where: str) -> Config:
-    """Returns a copy of the dataclass `config` with `changes`, a nested mapping, applied and checked.
+    """Returns a copy of the dataclass `config` with `changes`, a nested mapping, applied, checked.
 
     `where` names the source ("preset femto", a file's path, "flags") in the error.
 
@@ -270,8 +276,11 @@ def updated(config: Config, changes: dict[str, Any], where: str) -> Config:
 
 
 def _checked(value: Any, hint: Any, what: str) -> Any:
-    """Returns `value` if it has the type `hint`, with an int accepted where a float is wanted."""
+    """Returns `value` if it has the type `hint`, with an int accepted where a float is wanted, and
+    the word "off" where None is an option, since TOML has no null."""
     options = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
+    if value == OFF and type(None) in options:
+        return None
     for option in options:
         if option is type(None):
             if value is None:
@@ -306,7 +315,10 @@ def read_toml(path: Path) -> dict[str, Any]:
 
 
 def to_dict(config: Any) -> dict[str, Any]:
-    """Returns the nested mapping of a configuration, without the settings that are None."""
+    """Returns the nested mapping of a configuration, from which `updated` makes an equal one.
+
+    Settings that are None are left out where that is their default, else "off".
+    """
     result: dict[str, Any] = {}
     for f in dataclasses.fields(config):
         value = getattr(config, f.name)
@@ -314,4 +326,6 @@ def to_dict(config: Any) -> dict[str, Any]:
             result[f.name] = to_dict(value)
         elif value is not None:
             result[f.name] = value
+        elif f.default is not None:
+            result[f.name] = OFF
     return result
