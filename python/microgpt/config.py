@@ -53,15 +53,27 @@ class ModelConfig:
     norm: Norm = "rmsnorm"
     norm_place: NormPlace = "pre"
     norm_eps: float = 1e-6
+    norm_gain: bool = True
+    """A learned factor for each channel of a norm outside attention."""
     norm_bias: bool = False
+    """A learned offset for each channel (LayerNorm only)."""
     final_norm: bool = True
+    embedding_norm: bool = False
+    """An RMSNorm without gain on the embeddings, before the first block."""
     qk_norm: bool = True
+    """RMSNorm of each head's queries and keys, with a gain of head width for each."""
+    qk_scale: float = 1.0
+    """Factor on queries and on keys, so the attention logits grow with its square."""
     feed_forward: FeedForward = "swiglu"
     qkv_bias: bool = False
     attention_output_bias: bool = False
     feed_forward_bias: bool = False
     head_bias: bool = False
     tied_head: bool = False
+    logit_softcap: float | None = None
+    """Logits are squashed into (-cap, cap) by cap x tanh(logits / cap); None: off."""
+    zero_output: bool = False
+    """The matrices that write to the residual stream start at zero, each block as an identity."""
     sliding_window: int | None = None
     """Positions that attention looks back over, itself included; None: all of the context."""
     dropout: float = 0.0
@@ -99,6 +111,15 @@ class ModelConfig:
         )
         _require(0 <= self.dropout < 1, f"dropout is {self.dropout}, but must lie in [0, 1)")
         _require(self.rope_theta > 0, f"rope_theta is {self.rope_theta}, but must be positive")
+        _require(self.qk_scale > 0, f"qk_scale is {self.qk_scale}, but must be positive")
+        _require(
+            self.logit_softcap is None or self.logit_softcap > 0,
+            f"logit_softcap is {self.logit_softcap}, but must be positive (leave out for none)",
+        )
+        _require(
+            self.norm == "layernorm" or not self.norm_bias,
+            f"norm_bias belongs to norm = 'layernorm', not to {self.norm!r}",
+        )
         _require(self.norm_eps > 0, f"norm_eps is {self.norm_eps}, but must be positive")
 
     @property

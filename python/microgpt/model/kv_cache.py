@@ -1,0 +1,48 @@
+"""Keys and values of the positions already seen, so that a new token costs one position's work."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from microgpt.config import ModelConfig
+
+
+class KVCache:
+    """Room for `config.context` positions of every layer, (B, K, context, D) each, made at once.
+
+    A full cache does not slide by itself: learned and sinusoidal positions end there, and rotated
+    keys further back than the training context would be out of distribution. Whoever generates
+    clears it and feeds the later half of the context again (`inference.generate`).
+    """
+
+    def __init__(
+        self,
+        config: ModelConfig,
+        batch: int = 1,
+        device: torch.device | str = "cpu",
+        dtype: torch.dtype = torch.float32,
+    ) -> None:
+        shape = (config.n_layer, batch, config.kv_heads, config.context, config.head_width)
+        self.keys = torch.zeros(shape, device=device, dtype=dtype)
+        self.values = torch.zeros(shape, device=device, dtype=dtype)
+        self.capacity = config.context
+        self.length = 0
+        """Positions that hold keys and values of every layer."""
+
+    def append(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+        """Stores k and v (B, K, T, D) behind the `length` positions of `layer`; returns views of
+        all its positions, (B, K, length + T, D) each. `advance` makes the new length hold."""
+        end = self.length + k.size(2)
+        keys, values = self.keys[layer], self.values[layer]
+        keys[:, :, self.length : end] = k
+        values[:, :, self.length : end] = v
+        return keys[:, :, :end], values[:, :, :end]
+
+    def advance(self, positions: int) -> None:
+        """Counts `positions` more, after every layer has appended them."""
+        self.length += positions
+
+    def truncate(self, length: int) -> None:
+        """Forgets all positions from `length` on."""
+        self.length = min(self.length, length)

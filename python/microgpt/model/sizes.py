@@ -1,0 +1,177 @@
+"""What a shape costs, in closed form and without torch: parameters, floating-point operations,
+memory; and the reverse, a good shape for a number of parameters."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from dataclasses import dataclass
+
+from microgpt.config import ModelConfig
+from microgpt.errors import UsageError
+
+TIE_ABOVE = 0.3
+"""Share of the parameters in embedding and head above which the two are tied."""
+CHUNK_LOGITS = 2**24
+"""Most logits that the loss holds at once: 64 MiB in float32, the gradient as much again."""
+
+
+def parameter_count(config: ModelConfig) -> int:
+    """Returns the number of parameters of `GPT(config)`, exactly; a tied head counts once."""
+    width, vocab = config.n_embd, config.vocab_size
+    embeddings = vocab * width * (1 if config.tied_head else 2) + vocab * config.head_bias
+    positions = config.context * width if config.position == "learned" else 0
+    final_norm = _norm_parameters(config) if config.final_norm else 0
+    return embeddings + positions + final_norm + config.n_layer * _block_parameters(config)
+
+
+def _norm_parameters(config: ModelConfig) -> int:
+    if config.norm == "none":
+        return 0
+    return config.n_embd * (config.norm_gain + config.norm_bias)
+
+
+def _block_parameters(config: ModelConfig) -> int:
+    width, hidden = config.n_embd, config.hidden_width
+    qkv_rows = (config.n_head + 2 * config.kv_heads) * config.head_width
+    attention = qkv_rows * (width + config.qkv_bias)
+    attention += width * (width + config.attention_output_bias)
+    attention += 2 * config.head_width * config.qk_norm
+    up_rows = hidden * (2 if config.feed_forward == "swiglu" else 1)
+    feed_forward = up_rows * (width + config.feed_forward_bias)
+    feed_forward += width * (hidden + config.feed_forward_bias)
+    return attention + feed_forward + 2 * _norm_parameters(config)
+
+
+def _matrix_parameters(config: ModelConfig) -> int:
+    """Returns the weights that each token multiplies with: blocks' matrices and head."""
+    width, hidden = config.n_embd, config.hidden_width
+    qkv_rows = (config.n_head + 2 * config.kv_heads) * config.head_width
+    ups = 2 if config.feed_forward == "swiglu" else 1
+    block = (qkv_rows + width) * width + (ups + 1) * hidden * width
+    return config.n_layer * block + config.vocab_size * width
+
+
+def flops_per_token(config: ModelConfig) -> int:
+    """Returns floating-point operations that training spends on a token, forward and backward.
+
+    Six for each weight of a matrix, and 12 x width for each of a layer's attended positions,
+    counted without the saving of causality: the convention of PaLM and nanoGPT, so that shares of
+    a machine's rate can be compared.
+    """
+    reach = min(config.context, config.sliding_window or config.context)
+    return 6 * _matrix_parameters(config) + 12 * config.n_layer * config.n_embd * reach
+
+
+@dataclass(frozen=True)
+class MemoryEstimate:
+    """Bytes that training holds at its peak, by what they are for."""
+
+    weights: int
+    gradients: int
+    optimizer: int
+    activations: int
+
+    @property
+    def total(self) -> int:
+        """The sum."""
+        return self.weights + self.gradients + self.optimizer + self.activations
+
+
+def training_memory(
+    config: ModelConfig,
+    rows: int,
+    *,
+    optimizer: str = "adamw",
+    activation_bytes: int = 4,
+    recompute_activations: bool = False,
+) -> MemoryEstimate:
+    """Returns what a step on `rows` rows of `config.context` tokens holds.
+
+    Weights and gradients are float32. AdamW keeps two numbers a weight, Muon one for each matrix
+    in a block. `activation_bytes` is 2 under bfloat16.
+    """
+    count = parameter_count(config)
+    block_matrices = _matrix_parameters(config) - config.vocab_size * config.n_embd
+    states = 2 * count - (block_matrices if optimizer == "muon" else 0)
+    tokens = rows * config.context
+    block = _activations_per_token(config)
+    stream = config.n_embd
+    kept = config.n_layer * stream + block if recompute_activations else config.n_layer * block
+    logits = min(tokens * config.vocab_size, CHUNK_LOGITS)
+    # Logits, their log-softmax and their gradient live together at the turn of the pass.
+    activations = tokens * (kept + 2 * stream) * activation_bytes + 3 * logits * 4
+    return MemoryEstimate(4 * count, 4 * count, 4 * states, activations)
+
+
+def _activations_per_token(config: ModelConfig) -> int:
+    """Returns the numbers that one block keeps of each token for its backward pass."""
+    width, hidden = config.n_embd, config.hidden_width
+    keys = config.kv_heads * config.head_width
+    qk = width + keys
+    attention = 2 * width + qk + keys + width  # input, normalised input, q, k, v, gathered
+    attention += qk * (3 if config.qk_norm else 0) + qk * (2 if config.position == "rope" else 0)
+    hidden_copies = {"swiglu": 4, "gelu": 2, "relu": 1, "squared_relu": 2}[config.feed_forward]
+    dropout = 2 * width if config.dropout else 0
+    return attention + 2 * width + hidden_copies * hidden + dropout
+
+
+def shape_for(parameters: int, vocab_size: int, config: ModelConfig | None = None) -> ModelConfig:
+    """Returns `config` with the layers, heads and width that come nearest to `parameters`.
+
+    The count comes within 5 % where the steps of width and depth allow it, else within 10. Heads
+    are 16 wide below 128 channels, 32 below 256, 64 below 1,024, then 128. The head is tied where
+    embedding and head would otherwise hold more than 30 % of the parameters.
+
+    Raises:
+        UsageError: no shape comes near, mostly because the vocabulary alone asks for more.
+    """
+    base = dataclasses.replace(config or ModelConfig(), vocab_size=vocab_size)
+    best: tuple[float, ModelConfig] | None = None
+    for width in _widths():
+        for layers in range(1, 129):
+            shape = _shaped(base, width, layers)
+            count = parameter_count(shape)
+            miss = abs(math.log(count / parameters))
+            cost = 4 * miss + 100 * max(0.0, miss - 0.05) + abs(_depth_error(width, layers))
+            if best is None or cost < best[0]:
+                best = cost, shape
+            if count > 2 * parameters:
+                break
+    assert best is not None
+    count = parameter_count(best[1])
+    if abs(count / parameters - 1) > 0.1:
+        smallest = parameter_count(_shaped(base, _widths()[0], 1))
+        raise UsageError(
+            f"no shape with {vocab_size:,} ids comes near {parameters:,} parameters "
+            f"(the smallest has {smallest:,}): ask for more, or for a smaller vocabulary"
+        )
+    return best[1]
+
+
+def _widths() -> list[int]:
+    """Returns the widths considered: each divides by its head width."""
+    narrow = [*range(8, 64, 8), *range(64, 128, 16), *range(128, 256, 32)]
+    return [*narrow, *range(256, 1024, 64), *range(1024, 16_384, 128)]
+
+
+def _shaped(base: ModelConfig, width: int, layers: int) -> ModelConfig:
+    """Returns `base` at this size, tied where untied embeddings would weigh too much."""
+    steps = ((1024, 128), (256, 64), (128, 32), (64, 16), (8, 8))
+    head_width = next(head for least, head in steps if width >= least)
+    shape = dataclasses.replace(
+        base,
+        n_embd=width,
+        n_layer=layers,
+        n_head=width // head_width,
+        n_kv_head=None,
+        tied_head=False,
+    )
+    share = 2 * width * base.vocab_size / parameter_count(shape)
+    return dataclasses.replace(shape, tied_head=True) if share > TIE_ABOVE else shape
+
+
+def _depth_error(width: int, layers: int) -> float:
+    """Returns how far, in octaves, the depth is from the one that suits the width: 3 layers at 64
+    channels, 4 at 128, 6 at 256, 13 at 768, 16 at 1,024, 24 at 2,048, as published models have."""
+    return math.log2(layers / (1.1 * (width / 16) ** 0.65))
