@@ -23,7 +23,13 @@ pub enum Stage {
 }
 
 impl Stage {
-    const ALL: [Self; 5] = [Self::Idle, Self::Count, Self::Merge, Self::Encode, Self::Read];
+    const ALL: [Self; 5] = [
+        Self::Idle,
+        Self::Count,
+        Self::Merge,
+        Self::Encode,
+        Self::Read,
+    ];
 
     /// The stage's name, as progress displays show it.
     pub fn name(self) -> &'static str {
@@ -74,7 +80,11 @@ impl Control {
     /// # Errors
     /// [`Error::Interrupted`] once [`Control::stop`] was called.
     pub fn check(&self) -> Result<()> {
-        if self.stopped.load(Relaxed) { Err(Error::Interrupted) } else { Ok(()) }
+        if self.stopped.load(Relaxed) {
+            Err(Error::Interrupted)
+        } else {
+            Ok(())
+        }
     }
 
     /// The stage, the units done, and the units in all (0: unknown).

@@ -39,13 +39,20 @@ impl Error {
 
     /// An [`Error::Format`] about `path`.
     pub fn format(path: impl AsRef<Path>, what: impl Into<String>) -> Self {
-        Self::Format { path: path.as_ref().to_owned(), what: what.into() }
+        Self::Format {
+            path: path.as_ref().to_owned(),
+            what: what.into(),
+        }
     }
 
     /// Turns an `io::Error` into an [`Error::Io`] about `path`: `.map_err(Error::io("cannot read", path))`.
     pub fn io(doing: &'static str, path: impl AsRef<Path>) -> impl FnOnce(std::io::Error) -> Self {
         let path = path.as_ref().to_owned();
-        move |source| Self::Io { doing, path, source }
+        move |source| Self::Io {
+            doing,
+            path,
+            source,
+        }
     }
 }
 
@@ -54,7 +61,11 @@ impl fmt::Display for Error {
         match self {
             Self::Usage(sentence) => f.write_str(sentence),
             Self::Format { path, what } => write!(f, "{}: {what}", path.display()),
-            Self::Io { doing, path, source } => write!(f, "{doing} {}: {source}", path.display()),
+            Self::Io {
+                doing,
+                path,
+                source,
+            } => write!(f, "{doing} {}: {source}", path.display()),
             Self::Interrupted => f.write_str("interrupted"),
         }
     }

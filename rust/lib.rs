@@ -4,6 +4,7 @@
 
 pub mod control;
 pub mod error;
+pub mod pretokenize;
 #[cfg(feature = "python")]
 mod python;
 
