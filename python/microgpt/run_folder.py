@@ -26,7 +26,7 @@ from typing import Any
 
 from microgpt.config import RunConfig, read_toml, to_dict, updated
 from microgpt.errors import CheckpointError, UsageError
-from microgpt.files import sha256, sync, write_atomically
+from microgpt.files import sha256, sync, try_lock, write_atomically
 
 RUNS = Path("runs")
 RUN_FORMAT = "microgpt-run"
@@ -195,7 +195,7 @@ class RunFolder:
         except OSError as error:
             raise CheckpointError(f"cannot write in {self.path}: {error.strerror}") from error
         with file:
-            if not _locked(file.fileno()):
+            if not try_lock(file.fileno()):
                 holder = path.read_text().strip() or "unknown"
                 raise CheckpointError(
                     f"run {self.name!r} is in use by process {holder}: wait for it or stop it, or "
@@ -205,6 +205,14 @@ class RunFolder:
             file.write(f"{os.getpid()}\n")
             file.flush()
             yield
+
+    def in_use(self) -> bool:
+        """Whether a process holds the run now."""
+        try:
+            with (self.path / "lock").open("r+") as file:
+                return not try_lock(file.fileno())
+        except OSError:
+            return False
 
     # Configuration and facts
 
@@ -429,20 +437,3 @@ def _remove(path: Path) -> None:
     with contextlib.suppress(FileNotFoundError):
         path.rename(doomed)
     shutil.rmtree(doomed, ignore_errors=True)
-
-
-def _locked(descriptor: int) -> bool:
-    """Takes the system's exclusive lock on an open file; False where another process has it."""
-    try:
-        if os.name == "nt":
-            import msvcrt
-
-            os.lseek(descriptor, 1 << 20, os.SEEK_SET)  # beyond the text, which stays readable
-            msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)  # type: ignore[attr-defined]
-        else:
-            import fcntl
-
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        return False
-    return True

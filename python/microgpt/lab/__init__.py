@@ -1,0 +1,1 @@
+"""RUNS -> INSIGHT: what a run came to, alone, beside others, and in the notebook."""

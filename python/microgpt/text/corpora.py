@@ -29,6 +29,13 @@ _SEQUENCE_PERIOD = b"".join(
     bytes([b"abcdefgh"[i % 8], b"@#$%^"[i % 5], b"@#$%^"[i % 5]]) for i in range(40)
 )
 _SIX_ON = str.maketrans("abcdef", "ghijkl")
+_PRINTED_BARE = {
+    "27139d27f950000db91a0ff2dda0914420b016980c36cd65e4d6dd7b25dce8d4": "addition",
+    "56b9c61ae2c861939f37728b1e672231082007368679acc91fd4bd599f2d501b": "simple",
+    "6723383b2a8606f2e88ba42a7715f1df2f84dae085022ea4eab5f6eb60afb088": "actions",
+    "9d26ed27e21589e9df35c321a3dd9e12653defc1344e9c2f28e400389f382037": "sequence",
+}
+"""SHA-256 of what each script prints when run bare."""
 
 
 @dataclass(frozen=True)
@@ -76,6 +83,12 @@ def recognise(source: Path | bytes) -> KnownCorpus | None:
         if known is not None:
             return known
     return None
+
+
+def command_of(sha256: str) -> str | None:
+    """Returns the command that prints the text with this SHA-256 in hexadecimal, where known."""
+    name = _PRINTED_BARE.get(sha256)
+    return f"python dummy_data/{name}_dummy.py" if name else None
 
 
 def _places(size: int) -> list[tuple[int, int]]:

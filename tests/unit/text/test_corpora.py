@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import hashlib
 import random
 import re
 import runpy
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from microgpt.text import corpora
-from microgpt.text.corpora import recognise
+from microgpt.text.corpora import command_of, recognise
 
 SCRIPTS = Path(__file__).parents[3] / "dummy_data"
 
@@ -145,3 +148,14 @@ def test_other_texts_are_not_recognised(text: bytes) -> None:
 def test_a_folder_and_a_missing_file_are_not_recognised(tmp_path: Path) -> None:
     assert recognise(tmp_path) is None
     assert recognise(tmp_path / "missing.txt") is None
+
+
+@pytest.mark.parametrize("name", CORPORA)
+def test_what_a_script_prints_is_traced_to_its_command(name: str) -> None:
+    script = SCRIPTS / f"{name}_dummy.py"
+    text = subprocess.run([sys.executable, script], capture_output=True, check=True).stdout
+    assert command_of(hashlib.sha256(text).hexdigest()) == f"python dummy_data/{name}_dummy.py"
+
+
+def test_another_text_is_traced_to_none() -> None:
+    assert command_of("0" * 64) is None
