@@ -1,0 +1,87 @@
+# Everything runs in .venv, which the first target that needs it makes. On a machine with Python
+# 3.11+ and a Rust toolchain: `make demo`, `make test`. UV_TORCH_BACKEND=cpu (or cu130, auto) in the
+# environment chooses the build of torch; without it comes the one that PyPI has for this system.
+
+PYTHON ?= python3
+BIN := .venv/bin
+UV := $(BIN)/uv pip install --quiet --python $(BIN)/python -r pyproject.toml
+RUST_SOURCES := $(shell find rust -name '*.rs' 2>/dev/null) Cargo.toml Cargo.lock
+DEMO := demo
+RUN := $(CURDIR)/$(BIN)/microgpt
+
+.DEFAULT_GOAL := help
+.PHONY: help venv build demo test test-slow lint format bench clean
+
+help:  ## list the targets
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
+
+# Stamps: a file that is younger than what it was made from says that nothing is to be done.
+
+$(BIN)/uv:
+	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("error: Python 3.11 or newer is needed, and $(PYTHON) is " + sys.version.split()[0] + ": make PYTHON=python3.12")'
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv
+
+.venv/runs.stamp: pyproject.toml | $(BIN)/uv
+	$(UV) --extra train 'maturin>=1.9,<2'
+	@touch $@
+
+.venv/develops.stamp: .venv/runs.stamp
+	$(UV) --extra train --group dev --group peers
+	@touch $@
+
+.venv/built.stamp: .venv/runs.stamp $(RUST_SOURCES)
+	@command -v cargo >/dev/null || { echo "error: a Rust toolchain is needed: https://rustup.rs" >&2; exit 1; }
+	VIRTUAL_ENV=$(CURDIR)/.venv $(BIN)/maturin develop --quiet --release --uv
+	@touch $@
+
+venv: .venv/develops.stamp  ## make .venv with all that developing needs
+
+build: .venv/built.stamp  ## build the Rust core and install the package into .venv
+
+# The demo works in a folder of its own and goes on where an earlier one stopped.
+
+$(DEMO)/addition.txt: dummy_data/addition_dummy.py | $(BIN)/uv
+	@mkdir -p $(DEMO)
+	$(BIN)/python $< > $@.tmp && mv $@.tmp $@
+
+$(DEMO)/held_out.txt: dummy_data/addition_dummy.py | $(BIN)/uv
+	@mkdir -p $(DEMO)
+	$(BIN)/python $< --held-out > $@.tmp && mv $@.tmp $@
+
+$(DEMO)/tokenized.stamp: $(DEMO)/addition.txt | .venv/built.stamp
+	cd $(DEMO) && $(RUN) tokenize addition.txt
+	@touch $@
+
+$(DEMO)/trained.stamp: $(DEMO)/tokenized.stamp | .venv/built.stamp
+	cd $(DEMO) && if [ -e runs/addition/run.json ]; then $(RUN) train --resume addition; \
+	  else $(RUN) train addition.txt --name addition; fi
+	@touch $@
+
+demo: .venv/built.stamp $(DEMO)/trained.stamp $(DEMO)/held_out.txt  ## train an adding machine, test it, ask it
+	cd $(DEMO) && $(RUN) eval addition held_out.txt --exact-match
+	cd $(DEMO) && $(RUN) generate --run addition --prompt '13 + 29 = ' --temperature 0 --stop ';'
+
+test: .venv/built.stamp .venv/develops.stamp  ## run all tests but the slow ones, Rust and Python
+	cargo test --quiet
+	$(BIN)/python -m pytest
+
+test-slow: .venv/built.stamp .venv/develops.stamp  ## run the tests that take minutes
+	cargo test --quiet -- --include-ignored
+	$(BIN)/python -m pytest -m slow
+
+lint: .venv/develops.stamp  ## check style and types, Rust and Python
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/pyright
+	cargo fmt --check
+	cargo clippy --quiet --all-targets -- -D warnings
+	PYO3_PYTHON=$(CURDIR)/$(BIN)/python cargo clippy --quiet --all-targets --features python -- -D warnings
+
+format: .venv/develops.stamp  ## put sources into the one form
+	$(BIN)/ruff check --fix-only --quiet
+	$(BIN)/ruff format
+	cargo fmt
+
+clean:  ## remove what was built and the demo; datasets/ and runs/ stay
+	rm -rf .venv target dist $(DEMO) .pytest_cache .ruff_cache .hypothesis
