@@ -60,7 +60,7 @@ $(DEMO)/trained.stamp: $(DEMO)/tokenized.stamp | .venv/built.stamp
 
 demo: .venv/built.stamp $(DEMO)/trained.stamp $(DEMO)/held_out.txt  ## train an adding machine, test it, ask it
 	cd $(DEMO) && $(RUN) eval addition held_out.txt --exact-match
-	cd $(DEMO) && $(RUN) generate --run addition --prompt '13 + 29 = ' --temperature 0 --stop ';'
+	cd $(DEMO) && $(RUN) generate '13 + 29 = ' --run addition --temperature 0 --echo
 
 test: .venv/built.stamp .venv/develops.stamp  ## run all tests but the slow ones, Rust and Python
 	cargo test --quiet

@@ -332,7 +332,11 @@ def _ending(summary: RunSummary) -> Iterator[str]:
         yield f"It failed: {reason or 'no reason was noted'}."
     elif summary.status == "stopped":
         yield f"It was stopped{f': {reason}' if reason else ''}; `--resume` continues it."
-    elif reason:
+    elif summary.status == "killed":
+        yield "It was killed; `--resume` continues it."
+    elif reason == "patience":
+        yield f"It ended at step {summary.step:,}, as the valid loss had long not gained."
+    elif reason and reason != "budget":
         yield f"It ended: {reason}."
 
 
@@ -343,7 +347,7 @@ def _floor_sentences(summary: RunSummary) -> Iterator[str]:
     if above < -AT_THE_FLOOR:
         yield (
             f"The valid loss lies {-above:.4f} nats a byte below the corpus' entropy of "
-            f"{floor:.4f}: validation text was seen in training, or there is too little of it to measure."
+            f"{floor:.4f}: validation text was seen in training, or it is too short to tell."
         )
     elif above <= AT_THE_FLOOR:
         yield (

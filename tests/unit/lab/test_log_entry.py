@@ -207,6 +207,24 @@ def test_the_verdict_says_what_the_figures_say(
     assert sentence in text
 
 
+@pytest.mark.parametrize(
+    ("status", "reason", "sentence"),
+    [
+        ("finished", "budget", None),
+        ("finished", "patience", "It ended at step 400, as the valid loss had long not gained."),
+        ("stopped", "SIGTERM", "It was stopped: SIGTERM; `--resume` continues it."),
+        ("running", None, "It was killed; `--resume` continues it."),
+        ("failed", None, "It failed: no reason was noted."),
+    ],
+)
+def test_the_verdict_begins_with_how_the_run_ended(
+    make_run: MakeRun, tmp_path: Path, status: str, reason: str | None, sentence: str | None
+) -> None:
+    append(make_run(status=status, reason=reason), tmp_path / "LOG.md")
+    verdict = (tmp_path / "LOG.md").read_text().split("```\n\n")[1]
+    assert verdict.startswith(sentence or "The valid loss lies")
+
+
 def test_a_training_loss_below_the_entropy_is_called_learning_by_heart(
     make_run: MakeRun, tmp_path: Path
 ) -> None:
