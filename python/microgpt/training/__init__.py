@@ -1,0 +1,1 @@
+"""BATCHES -> WEIGHTS: optimizer, schedule, evaluation, checkpoints, and the loop around them."""

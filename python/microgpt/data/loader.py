@@ -1,0 +1,171 @@
+"""Training rows as a pure function of (seed, step): nothing to save, nothing to fast-forward.
+
+A row is a window of `context + 1` ids of the training split. In each epoch the stream is cut into
+windows end to end, from a start that differs by epoch, and every window is used once, in an order
+that differs by epoch. The order is a keyed permutation computed for the asked index alone (a
+Feistel network that walks its cycle back into range: Black and Rogaway 2002), so it takes no memory
+however many windows there are.
+
+On text made of lines, rows can begin at line starts (`LineRules.align`), and targets can be limited
+to what follows a marker such as `=` up to the end of its line (`LineRules.marks`).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from microgpt.data.shards import Split
+from microgpt.errors import DataError
+
+IGNORED = -100
+"""The target of a position that does not count (torch's `ignore_index`)."""
+
+_ROUNDS = 6
+_BLOCK_ROWS = 4096
+"""Rows whose places are computed at once, since numpy's cost is per call."""
+_PHASE, _ORDER = 1, 2
+
+U64 = NDArray[np.uint64]
+
+
+@dataclass(frozen=True)
+class LineRules:
+    """What ids mean for lines; each table has an entry for every id of the vocabulary."""
+
+    ends: NDArray[np.bool_]
+    """True for ids whose text ends in a line feed."""
+    align: bool = False
+    """Rows begin at line starts."""
+    marks: NDArray[np.bool_] | None = None
+    """True for ids whose text holds the marker; with it only the rest of the line is a target."""
+
+
+class Loader:
+    """Batches of one split: `batch(step)` gives the same arrays whenever it is asked."""
+
+    def __init__(
+        self,
+        split: Split,
+        context: int,
+        batch_rows: int,
+        seed: int,
+        lines: LineRules | None = None,
+    ) -> None:
+        """Prepares to cut `split` into rows of `context` inputs and as many targets.
+
+        Raises:
+            DataError: the split is too short for one row.
+        """
+        if split.tokens < context + 1:
+            raise DataError(
+                f"the training set has {split.tokens} tokens, but a row of context {context} takes "
+                f"{context + 1}: give more text or a smaller --context"
+            )
+        self.split, self.context, self.batch_rows, self.seed = split, context, batch_rows, seed
+        self.lines = lines
+        pairs = split.tokens - 1
+        self.rows_per_epoch = max(1, (pairs - context + 1) // context)
+        self._phases = pairs - self.rows_per_epoch * context + 1
+        self._line_starts = _line_starts(split, lines.ends) if lines and lines.align else None
+        self._block: tuple[int, NDArray[np.int64]] | None = None
+
+    def batch(self, step: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Returns inputs and targets of a step counted from 0, each (batch_rows, context)."""
+        rows = np.empty((self.batch_rows, self.context + 1), np.int64)
+        for row, start in zip(rows, self._starts(step).tolist(), strict=True):
+            row[:] = self.split.read(start, self.context + 1)
+        inputs, targets = rows[:, :-1], rows[:, 1:]
+        if self.lines is not None and self.lines.marks is not None:
+            counted = after_marks(inputs, self.lines.marks, self.lines.ends)
+            targets = np.where(counted, targets, IGNORED)
+        return inputs, targets
+
+    def epoch(self, step: int) -> float:
+        """How many times the split has been read when `step` begins."""
+        return step * self.batch_rows / self.rows_per_epoch
+
+    def _starts(self, step: int) -> NDArray[np.int64]:
+        """Where in the split each row of the step begins."""
+        steps = max(1, _BLOCK_ROWS // self.batch_rows)
+        block, offset = divmod(step, steps)
+        if self._block is None or self._block[0] != block:
+            first = block * steps * self.batch_rows
+            rows = np.arange(first, first + steps * self.batch_rows, dtype=np.uint64)
+            self._block = (block, self._row_starts(rows))
+        return self._block[1][offset * self.batch_rows :][: self.batch_rows]
+
+    def _row_starts(self, rows: U64) -> NDArray[np.int64]:
+        """Where rows, numbered from the start of training, begin."""
+        count = np.uint64(self.rows_per_epoch)
+        epochs, indices = rows // count, rows % count
+        phases = _key(self.seed, _PHASE, epochs) % np.uint64(self._phases)
+        places = shuffled(indices, self.rows_per_epoch, _key(self.seed, _ORDER, epochs))
+        starts = (phases + places * np.uint64(self.context)).astype(np.int64)
+        if self._line_starts is None:
+            return starts
+        before = np.searchsorted(self._line_starts, starts, "right") - 1
+        aligned = self._line_starts[before]
+        # A line longer than the context would be entered at its start over and over.
+        return np.where(starts - aligned < self.context, aligned, starts)
+
+
+def shuffled(indices: U64, count: int, keys: U64) -> U64:
+    """Returns where each index stands in a permutation of `range(count)` that its key chooses.
+
+    `indices` and `keys` have one shape; a key's permutation is a bijection.
+    """
+    bits = max(2, (count - 1).bit_length())
+    low_bits = np.uint64(bits // 2)
+    low_mask = np.uint64((1 << (bits // 2)) - 1)
+    high_mask = np.uint64((1 << (bits - bits // 2)) - 1)
+
+    def once(values: U64, keys: U64) -> U64:
+        low, high = values & low_mask, values >> low_bits
+        for _ in range(_ROUNDS // 2):
+            keys = _mixed(keys)
+            low = low ^ (_mixed(high + keys) & low_mask)
+            keys = _mixed(keys)
+            high = high ^ (_mixed(low + keys) & high_mask)
+        return (high << low_bits) | low
+
+    places = once(indices, keys)
+    while (outside := places >= count).any():
+        places[outside] = once(places[outside], keys[outside])
+    return places
+
+
+def _key(seed: int, purpose: int, epochs: U64) -> U64:
+    """A number for each epoch that looks random, and differs by seed and purpose."""
+    seeds = np.full(1, seed % (1 << 64), np.uint64)
+    return _mixed(_mixed(_mixed(seeds) + np.uint64(purpose)) + epochs)
+
+
+def _mixed(values: U64) -> U64:
+    """splitmix64 (Steele et al. 2014): each bit of the result depends on every bit of the value."""
+    values = values + np.uint64(0x9E3779B97F4A7C15)
+    values = (values ^ (values >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    values = (values ^ (values >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return values ^ (values >> np.uint64(31))
+
+
+def _line_starts(split: Split, ends: NDArray[np.bool_]) -> NDArray[np.int64]:
+    """Where lines begin, the first id's place always among them; one pass over the ids."""
+    found = [np.zeros(1, np.int64)]
+    chunk = 1 << 24
+    for start in range(0, split.tokens - 1, chunk):
+        ids = split.read(start, min(chunk, split.tokens - 1 - start))
+        found.append(np.flatnonzero(ends[ids]) + (start + 1))
+    return np.concatenate(found)
+
+
+def after_marks(inputs: NDArray[np.int64], marks: Any, ends: Any) -> NDArray[np.bool_]:
+    """True where the next id still belongs to what follows a mark on the same line, its line end
+    included; a row that begins inside an answer does not know it."""
+    places = np.arange(1, inputs.shape[1] + 1)
+    last_mark = np.maximum.accumulate(np.where(marks[inputs], places, 0), axis=1)
+    last_end = np.maximum.accumulate(np.where(ends[inputs], places, 0), axis=1)
+    return last_mark > last_end

@@ -1,0 +1,104 @@
+"""A model's loss on a split, each token predicted once."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from microgpt.data.loader import IGNORED, LineRules, after_marks
+from microgpt.data.shards import Split
+from microgpt.device import Compute
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """A loss over `tokens` predicted tokens."""
+
+    loss: float
+    """Nats per token."""
+    tokens: int
+    bytes_per_token: float
+    """Bytes of text that a token of the split stands for, on average."""
+
+    @property
+    def perplexity(self) -> float:
+        """exp(loss), per token; infinite where it overflows."""
+        return math.exp(self.loss) if self.loss < 700 else math.inf
+
+    @property
+    def nats_per_byte(self) -> float:
+        """The loss per byte of text."""
+        return self.loss / self.bytes_per_token
+
+    @property
+    def bits_per_byte(self) -> float:
+        """The loss per byte of text in bits: comparable between tokenizers."""
+        return self.nats_per_byte / math.log(2)
+
+
+def evaluate(
+    model: nn.Module,
+    split: Split,
+    text_bytes: int,
+    context: int,
+    compute: Compute,
+    *,
+    rows: int = 32,
+    stride: int | None = None,
+    max_tokens: int | None = None,
+    lines: LineRules | None = None,
+) -> Evaluation:
+    """Returns the loss of `model` on `split`, which stands for `text_bytes` of text.
+
+    Windows of `context` follow one another by `stride` (None: `context`, none overlap); each token
+    but the split's first is predicted once, in the first window that reaches it, so after at least
+    `context - stride` others (fewer near the start). With `max_tokens`, evenly spread windows that
+    hold about so many. The split must have at least two tokens.
+    """
+    total, count = 0.0, 0
+    was_training = model.training
+    model.eval()
+    with torch.inference_mode(), compute.autocast():
+        for inputs, targets in _batches(split, context, stride or context, rows, max_tokens, lines):
+            losses = model(compute.tensor(inputs), compute.tensor(targets), reduction="sum")
+            total += float(losses)
+            count += int((targets != IGNORED).sum())
+    model.train(was_training)
+    loss = total / count if count else math.nan
+    return Evaluation(loss, count, text_bytes / max(1, split.tokens))
+
+
+def _batches(
+    split: Split,
+    context: int,
+    stride: int,
+    rows: int,
+    max_tokens: int | None,
+    lines: LineRules | None,
+) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64]]]:
+    """Inputs and targets, (rows, context) each, the last batch smaller; padding is not counted."""
+    pairs = split.tokens - 1
+    context = min(context, pairs)
+    starts = list(range(0, max(1, pairs - context + stride), stride))
+    if max_tokens is not None and len(starts) * stride > max_tokens:
+        wanted = max(1, max_tokens // stride)
+        starts = [starts[i * len(starts) // wanted] for i in range(wanted)]
+    for first in range(0, len(starts), rows):
+        group = starts[first : first + rows]
+        ids = np.zeros((len(group), context + 1), np.int64)
+        targets = np.full((len(group), context), IGNORED, np.int64)
+        for row, start in enumerate(group):
+            length = min(context, pairs - start)
+            ids[row, : length + 1] = split.read(start, length + 1)
+            fresh = 0 if start == 0 else context - stride
+            targets[row, fresh:length] = ids[row, fresh + 1 : length + 1]
+        if lines is not None and lines.marks is not None:
+            counted = after_marks(ids[:, :-1], lines.marks, lines.ends)
+            targets = np.where(counted, targets, IGNORED)
+        yield ids[:, :-1], targets

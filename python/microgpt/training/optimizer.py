@@ -1,0 +1,178 @@
+"""Gradients to updates: Muon for the matrices inside blocks, AdamW for everything else.
+
+Muon (Jordan et al. 2024) replaces each matrix' momentum by the nearest orthogonal matrix, so that
+all its directions move alike. Five Newton-Schulz steps approximate that factor, and only matrix
+products are needed. Queries, keys and values share a tensor, as do the gate and the up-projection
+of SwiGLU; each is orthogonalised by itself, as if it had its own tensor. Matrices of equal shape
+(tall ones lying down) form a stack, so a step costs a few products whatever the number of layers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+import torch
+from microgpt.model.gpt import GPT, Matrix
+from torch import Tensor, nn
+
+from microgpt.config import OptimizerConfig
+from microgpt.errors import CheckpointError
+
+MOMENTUM_START = 0.85
+MOMENTUM_STEPS = 300
+"""Muon's momentum rises from its start to its setting in so many steps."""
+_QUINTIC = (3.4445, -4.7750, 2.0315)
+"""Jordan's coefficients: steep at 0; singular values end in about 0.7 to 1.2, not at 1."""
+_MOMENTS = ("exp_avg", "exp_avg_sq")
+
+
+class Optimizer:
+    """The updates of one model's parameters."""
+
+    def __init__(self, model: GPT, config: OptimizerConfig) -> None:
+        self.config = config
+        named = list(model.named_parameters())
+        self.parameters = [p for _, p in named]
+        inside = model.block_matrices() if config.name == "muon" else []
+        taken = {matrix.name for matrix in inside}
+        self._muon = [_Stack(parts) for parts in _by_shape(inside)]
+        self._rest = [(name, p) for name, p in named if name not in taken]
+        matrices = [p for _, p in self._rest if p.dim() >= 2]
+        others = [p for _, p in self._rest if p.dim() < 2]
+        fused = all(p.device.type in ("cpu", "cuda") for p in self.parameters)
+        self._adamw = torch.optim.AdamW(
+            [
+                {"params": matrices, "weight_decay": config.weight_decay},
+                {"params": others, "weight_decay": 0.0},
+            ],
+            lr=config.lr,
+            betas=(config.beta1, config.beta2),
+            eps=config.eps,
+            fused=fused,
+        )
+
+    def clip(self) -> Tensor:
+        """Returns the gradients' global norm, after which it is at most the setting's."""
+        gradients = [p.grad for p in self.parameters if p.grad is not None]
+        norm = nn.utils.get_total_norm(gradients)
+        if self.config.clip is not None:
+            nn.utils.clip_grads_with_norm_(self.parameters, self.config.clip, norm)
+        return norm
+
+    def step(self, step: int, factor: float) -> None:
+        """Applies the gradients, then forgets them.
+
+        `step` counts from 1; `factor` is the schedule's.
+        """
+        momentum = self.config.muon_momentum
+        if momentum > MOMENTUM_START:
+            rise = min(1.0, step / MOMENTUM_STEPS)
+            momentum = MOMENTUM_START + (momentum - MOMENTUM_START) * rise
+        rate = self.config.muon_lr * factor
+        for stack in self._muon:
+            stack.step(rate, momentum, self.config.weight_decay)
+        for group in self._adamw.param_groups:
+            group["lr"] = self.config.lr * factor
+        self._adamw.step()
+        for p in self.parameters:
+            p.grad = None
+
+    def state(self) -> dict[str, Tensor]:
+        """Returns all it remembers, by parameter name; `load` takes it back."""
+        state = {key: value for stack in self._muon for key, value in stack.state()}
+        for name, p in self._rest:
+            for key, value in self._adamw.state[p].items():
+                state[f"adamw.{name}.{key}"] = value
+        return state
+
+    def load(self, state: Mapping[str, Tensor]) -> None:
+        """Takes back what `state` gave.
+
+        Raises:
+            CheckpointError: it belongs to another model or optimizer.
+        """
+        expected = {key for stack in self._muon for key, _ in stack.state()} | {
+            f"adamw.{name}.{key}" for name, _ in self._rest for key in ("step", *_MOMENTS)
+        }
+        if expected != set(state):
+            odd = sorted(expected ^ set(state))[0]
+            raise CheckpointError(f"the optimizer's state is of another model: see {odd!r}")
+        for stack in self._muon:
+            for key, value in stack.state():
+                value.copy_(state[key])
+        for name, p in self._rest:
+            self._adamw.state[p] = {
+                "step": state[f"adamw.{name}.step"].clone(),
+                **{key: state[f"adamw.{name}.{key}"].to(p.device, copy=True) for key in _MOMENTS},
+            }
+
+
+class _Part:
+    """One logical matrix: some rows of a parameter, lying down (no more rows than columns)."""
+
+    def __init__(self, name: str, parameter: Tensor, rows: slice) -> None:
+        self.name, self.parameter, self.rows = name, parameter, rows
+        height, width = parameter[rows].shape
+        self.tall = height > width
+        self.scale = max(1.0, height / width) ** 0.5
+
+    def lying(self, tensor: Tensor) -> Tensor:
+        """The part of `tensor`, which is laid out as the parameter."""
+        part = tensor[self.rows]
+        return part.mT if self.tall else part
+
+
+def _by_shape(matrices: Iterable[Matrix]) -> list[list[_Part]]:
+    groups: dict[tuple[int, ...], list[_Part]] = {}
+    for matrix in matrices:
+        start = 0
+        for height in matrix.rows:
+            part = _Part(f"{matrix.name}.{start}", matrix.parameter, slice(start, start + height))
+            groups.setdefault(tuple(part.lying(part.parameter).shape), []).append(part)
+            start += height
+    return list(groups.values())
+
+
+class _Stack:
+    """Muon for matrices of one shape, their momenta as one tensor (matrices, rows, columns)."""
+
+    def __init__(self, parts: list[_Part]) -> None:
+        self.parts = parts
+        self.weights = [part.lying(part.parameter.detach()) for part in parts]
+        self.momentum = torch.zeros_like(torch.stack(self.weights))
+        scales = torch.tensor([part.scale for part in parts])
+        self.scales = scales.to(self.momentum)[:, None, None]
+
+    @torch.no_grad()
+    def step(self, rate: float, momentum: float, decay: float) -> None:
+        """Moves each matrix by `rate` against its orthogonalised Nesterov momentum."""
+        gradients = torch.stack([part.lying(_gradient(part.parameter)) for part in self.parts])
+        self.momentum.lerp_(gradients, 1 - momentum)
+        update = orthogonalized(gradients.lerp_(self.momentum, momentum)) * (rate * self.scales)
+        torch._foreach_mul_(self.weights, 1 - rate * decay)
+        torch._foreach_sub_(self.weights, list(update.unbind()))
+
+    def state(self) -> Iterable[tuple[str, Tensor]]:
+        """Each matrix' momentum, under its name."""
+        for part, momentum in zip(self.parts, self.momentum, strict=True):
+            yield f"muon.{part.name}", momentum
+
+
+def _gradient(parameter: Tensor) -> Tensor:
+    gradient = parameter.grad
+    assert gradient is not None
+    return gradient
+
+
+def orthogonalized(matrices: Tensor, steps: int = 5) -> Tensor:
+    """Returns about U V^T for each matrix U S V^T of a stack (n, rows, columns), rows <= columns.
+
+    Singular values end between about 0.7 and 1.2. In bfloat16 on CUDA, else in the stack's type.
+    """
+    a, b, c = _QUINTIC
+    x = matrices.bfloat16() if matrices.is_cuda else matrices
+    x = x / (x.norm(dim=(-2, -1), keepdim=True) + 1e-7)
+    for _ in range(steps):
+        gram = x @ x.mT
+        x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
+    return x.to(matrices.dtype)
