@@ -1,0 +1,112 @@
+"""What a run must remember to go on as if it had never stopped.
+
+Weights and the optimizer's moments are tensors; the rest is a few numbers, because the data order
+and dropout's noise are functions of (seed, step).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from pathlib import Path
+
+import safetensors
+import safetensors.torch
+import torch
+
+from microgpt.errors import CheckpointError
+from microgpt.model.gpt import GPT
+from microgpt.model.weights import load_weights, save_weights
+from microgpt.run_folder import Checkpoint, RunFolder
+from microgpt.training.optimizer import Optimizer
+
+WEIGHTS_FILE = "model.safetensors"
+OPTIMIZER_FILE = "optimizer.safetensors"
+
+
+@dataclass
+class Position:
+    """How far a run has come."""
+
+    step: int = 0
+    """Steps done."""
+    tokens: int = 0
+    """Tokens that the model was trained on so far."""
+    elapsed_seconds: float = 0.0
+    best_step: int | None = None
+    best_loss: float | None = None
+    """Lowest validation loss so far, in nats per token, and where it was measured."""
+    evaluations_without_gain: int = 0
+
+
+def save(
+    run: RunFolder,
+    position: Position,
+    model: GPT,
+    optimizer: Optimizer,
+    tokenizer_fingerprint: str,
+) -> Checkpoint:
+    """Writes a checkpoint of this moment.
+
+    Raises:
+        CheckpointError: the system refused; the earlier ones are intact.
+    """
+    state = {
+        "tokens": position.tokens,
+        "elapsed_seconds": round(position.elapsed_seconds, 3),
+        "best": None
+        if position.best_step is None
+        else {"step": position.best_step, "valid_loss": position.best_loss},
+        "evaluations_without_gain": position.evaluations_without_gain,
+        "tokenizer_fingerprint": tokenizer_fingerprint,
+    }
+    writers = {
+        WEIGHTS_FILE: lambda path: _refusing(lambda: save_weights(model, path)),
+        OPTIMIZER_FILE: lambda path: _refusing(lambda: _save_optimizer(optimizer, path)),
+    }
+    return run.write_checkpoint(position.step, state, writers)
+
+
+def restore(
+    checkpoint: Checkpoint, model: GPT, optimizer: Optimizer, tokenizer_fingerprint: str
+) -> Position:
+    """Brings model and optimizer to the checkpoint's moment, and returns how far that was.
+
+    Raises:
+        CheckpointError: it belongs to another tokenizer or model.
+    """
+    state = checkpoint.state
+    if state["tokenizer_fingerprint"] != tokenizer_fingerprint:
+        raise CheckpointError(
+            f"{checkpoint.path} was trained with another tokenizer than the dataset's: "
+            "give the dataset it was trained on, or start a new run"
+        )
+    load_weights(model, checkpoint.path / WEIGHTS_FILE)
+    path = checkpoint.path / OPTIMIZER_FILE
+    try:
+        optimizer.load(safetensors.torch.load_file(path))
+    except (OSError, safetensors.SafetensorError) as error:
+        raise CheckpointError(f"cannot read {path}: {error}") from error
+    best = state["best"] or {}
+    return Position(
+        step=checkpoint.step,
+        tokens=state["tokens"],
+        elapsed_seconds=state["elapsed_seconds"],
+        best_step=best.get("step"),
+        best_loss=best.get("valid_loss"),
+        evaluations_without_gain=state["evaluations_without_gain"],
+    )
+
+
+def _save_optimizer(optimizer: Optimizer, path: Path) -> None:
+    # Momenta of one shape share a stack, and safetensors wants each tensor by itself.
+    tensors = {name: value.cpu().clone() for name, value in optimizer.state().items()}
+    safetensors.torch.save_file(tensors, path)
+
+
+def _refusing(write) -> None:
+    """Turns what safetensors says of a full disk into the system's own error."""
+    try:
+        write()
+    except safetensors.SafetensorError as error:
+        raise OSError(str(error)) from error
