@@ -6,13 +6,11 @@ and dropout's noise are functions of (seed, step).
 
 from __future__ import annotations
 
-import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
 
 import safetensors
 import safetensors.torch
-import torch
 
 from microgpt.errors import CheckpointError
 from microgpt.model.gpt import GPT

@@ -12,11 +12,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 
 import torch
-from microgpt.model.gpt import GPT, Matrix
 from torch import Tensor, nn
 
 from microgpt.config import OptimizerConfig
 from microgpt.errors import CheckpointError
+from microgpt.model.gpt import GPT, Matrix
 
 MOMENTUM_START = 0.85
 MOMENTUM_STEPS = 300
@@ -149,8 +149,8 @@ class _Stack:
         gradients = torch.stack([part.lying(_gradient(part.parameter)) for part in self.parts])
         self.momentum.lerp_(gradients, 1 - momentum)
         update = orthogonalized(gradients.lerp_(self.momentum, momentum)) * (rate * self.scales)
-        torch._foreach_mul_(self.weights, 1 - rate * decay)
-        torch._foreach_sub_(self.weights, list(update.unbind()))
+        for weight, change in zip(self.weights, update, strict=True):
+            weight.mul_(1 - rate * decay).sub_(change)
 
     def state(self) -> Iterable[tuple[str, Tensor]]:
         """Each matrix' momentum, under its name."""

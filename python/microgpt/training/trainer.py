@@ -77,7 +77,9 @@ class Trainer:
         self.run, self.config, self.dataset, self.lines = run, config, dataset, lines
         self.watcher, self.sampler = watcher, sampler
         settings = config.training
-        assert settings.steps and settings.batch_rows and settings.evaluate_every
+        assert settings.steps is not None
+        assert settings.batch_rows is not None
+        assert settings.evaluate_every is not None
         self.steps, self.evaluate_every = settings.steps, settings.evaluate_every
         self.compute = Compute.of(settings.device, settings.dtype)
         if settings.threads is not None:

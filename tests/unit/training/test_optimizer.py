@@ -1,0 +1,128 @@
+"""AdamW against its formula, Muon against the polar factor, both across a save and a load."""
+
+import pytest
+import torch
+
+from microgpt.config import ModelConfig, OptimizerConfig
+from microgpt.errors import CheckpointError
+from microgpt.model.gpt import GPT
+from microgpt.training.optimizer import Optimizer, orthogonalized
+
+SHAPE = ModelConfig(vocab_size=11, context=8, n_layer=2, n_head=2, n_embd=16)
+
+
+def small(seed: int = 0, shape: ModelConfig = SHAPE) -> GPT:
+    torch.manual_seed(seed)
+    return GPT(shape)
+
+
+def backward(model: GPT, step: int) -> None:
+    ids = torch.randint(0, 11, (4, 9), generator=torch.Generator().manual_seed(step))
+    model(ids[:, :-1], ids[:, 1:]).backward()
+
+
+def train(model: GPT, optimizer: Optimizer, first: int, last: int) -> None:
+    for step in range(first, last):
+        backward(model, step)
+        optimizer.clip()
+        optimizer.step(step, 0.5)
+
+
+def test_adamw_follows_its_formula_and_decays_matrices_only():
+    config = OptimizerConfig(name="adamw", lr=0.01, weight_decay=0.2, clip=None)
+    model = small()
+    optimizer = Optimizer(model, config)
+    expected = {name: p.detach().double() for name, p in model.named_parameters()}
+    first = {name: torch.zeros_like(p) for name, p in expected.items()}
+    second = {name: torch.zeros_like(p) for name, p in expected.items()}
+    for step in range(1, 4):
+        backward(model, step)
+        for name, p in model.named_parameters():
+            assert p.grad is not None
+            g = p.grad.double()
+            first[name] = 0.9 * first[name] + 0.1 * g
+            second[name] = 0.95 * second[name] + 0.05 * g**2
+            move = first[name] / (1 - 0.9**step)
+            move /= (second[name] / (1 - 0.95**step)).sqrt() + 1e-8
+            decay = 0.2 if p.dim() == 2 else 0.0
+            expected[name] = expected[name] * (1 - 0.005 * decay) - 0.005 * move
+        optimizer.step(step, 0.5)
+        for name, p in model.named_parameters():
+            torch.testing.assert_close(p.detach().double(), expected[name], rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("rows", [8, 24])
+def test_newton_schulz_keeps_singular_vectors_and_brings_the_values_near_one(rows):
+    matrices = torch.randn(3, rows, 24, generator=torch.Generator().manual_seed(1))
+    u, _, v = torch.linalg.svd(matrices, full_matrices=False)
+    core = u.mT @ orthogonalized(matrices, steps=8) @ v.mT
+    values = core.diagonal(dim1=1, dim2=2)
+    assert values.min() > 0.65
+    assert values.max() < 1.25
+    assert (core - torch.diag_embed(values)).abs().max() < 1e-3
+
+
+def test_muon_moves_each_projection_by_its_own_polar_factor():
+    config = OptimizerConfig(muon_lr=0.1, weight_decay=0.0, clip=None)
+    model = small()
+    optimizer = Optimizer(model, config)
+    before = {name: p.detach().clone() for name, p in model.named_parameters()}
+    backward(model, 1)
+    gradients = {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
+    optimizer.step(1, 1.0)
+    after = dict(model.named_parameters())
+    for matrix in model.block_matrices():
+        start = 0
+        for height in matrix.rows:
+            rows = slice(start, start + height)
+            g = gradients[matrix.name][rows]
+            # The first step's momentum is a multiple of the gradient, and the factor has no scale.
+            tall = height > g.shape[1]
+            factor = orthogonalized((g.mT if tall else g)[None])[0]
+            factor = factor.mT if tall else factor
+            scale = max(1.0, height / g.shape[1]) ** 0.5
+            moved = before[matrix.name][rows] - after[matrix.name][rows]
+            torch.testing.assert_close(moved, 0.1 * scale * factor, rtol=1e-3, atol=1e-5)
+            start += height
+
+
+def test_embedding_head_and_gains_are_adamws_under_muon():
+    model = small()
+    optimizer = Optimizer(model, OptimizerConfig())
+    train(model, optimizer, 1, 2)
+    adamw = {key for key in optimizer.state() if key.startswith("adamw.")}
+    assert "adamw.embedding.weight.exp_avg" in adamw
+    assert "adamw.head.weight.exp_avg" in adamw
+    assert not any("qkv" in key or "down" in key for key in adamw)
+
+
+@pytest.mark.parametrize("name", ["muon", "adamw"])
+def test_a_loaded_optimizer_goes_on_bit_for_bit(name):
+    config = OptimizerConfig(name=name)
+    model, other = small(), small()
+    whole, part = Optimizer(model, config), Optimizer(other, config)
+    train(model, whole, 1, 7)
+    train(other, part, 1, 4)
+    fresh = Optimizer(other, config)
+    fresh.load({key: value.clone() for key, value in part.state().items()})
+    train(other, fresh, 4, 7)
+    for one, two in zip(model.parameters(), other.parameters(), strict=True):
+        assert torch.equal(one, two)
+
+
+def test_the_state_of_another_model_is_refused():
+    wide = small(shape=ModelConfig(vocab_size=11, context=8, n_layer=3, n_head=2, n_embd=16))
+    optimizer = Optimizer(wide, OptimizerConfig())
+    train(wide, optimizer, 1, 2)
+    with pytest.raises(CheckpointError, match="another model"):
+        Optimizer(small(), OptimizerConfig()).load(optimizer.state())
+
+
+def test_clipping_limits_the_norm_and_tells_the_one_before():
+    model = small()
+    optimizer = Optimizer(model, OptimizerConfig(clip=1e-3))
+    backward(model, 1)
+    before = torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None]).norm()
+    assert float(optimizer.clip()) == pytest.approx(float(before), rel=1e-5)
+    after = torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None]).norm()
+    assert float(after) == pytest.approx(1e-3, rel=1e-2)
