@@ -1,7 +1,9 @@
-"""The Rust core's signatures. Errors: `UsageError` for a bad argument, `DataError` for a bad file or
-bad bytes, `OSError` where the system refused, `KeyboardInterrupt` on Ctrl-C. `progress`, where there
-is one, is called from the calling thread a few times a second with (stage, done, total); total is 0
-where nobody knows it."""
+"""The Rust core's signatures.
+
+Errors: `UsageError` for a bad argument, `DataError` for a bad file or bytes, `OSError` where the
+system refused, `KeyboardInterrupt` on Ctrl-C. `progress`, where there is one, is called from the
+calling thread a few times a second with (stage, done, total); total is 0 where nobody knows it.
+"""
 
 from collections.abc import Callable, Iterable, Sequence
 from os import PathLike

@@ -1,0 +1,1 @@
+"""TEXT -> IDS: the tokenizer, and corpora that are known."""
