@@ -12,6 +12,7 @@ import difflib
 import tomllib
 import types
 import typing
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -152,6 +153,13 @@ class DataConfig:
     """The dataset folder that holds its shards; None: found or made from `path`."""
     seed: int = 0
     """Seed of the order of training rows."""
+    align: Literal["lines"] | None = None
+    """Where rows begin: at line starts, or (None) anywhere."""
+    loss_after: str | None = None
+    """A marker such as "=": only what follows it on its line is learned. None: everything is."""
+
+    def __post_init__(self) -> None:
+        _require(self.loss_after != "", "loss_after is empty: give the marker, such as '='")
 
 
 @dataclass(frozen=True)
@@ -210,7 +218,8 @@ class TrainingConfig:
     batch_rows: int | None = None
     """Rows of `context` tokens in a step; None: chosen for the data and the device."""
     micro_batch_rows: int | None = None
-    """Rows in one forward pass; fewer than `batch_rows` accumulates gradients. None: all."""
+    """Rows in one forward pass; fewer than `batch_rows` accumulates gradients. None: as many as fit
+    into a GPU's memory, on a CPU all."""
     steps: int | None = None
     """The budget, resolved to steps. `epochs`, `tokens` and `minutes` are turned into it."""
     epochs: float | None = None
@@ -218,8 +227,8 @@ class TrainingConfig:
     minutes: float | None = None
     evaluate_every: int | None = None
     """Steps between evaluations; None: about 20 in a run."""
-    evaluate_tokens: int = 262_144
-    """At most this many validation tokens in each evaluation while training."""
+    evaluate_tokens: int | None = None
+    """At most this many validation tokens in each evaluation; None: eight batches' worth."""
     checkpoint_minutes: float = 5.0
     """A checkpoint is written at each evaluation, and when this long has passed since the last."""
     patience: int | None = None
@@ -319,6 +328,83 @@ def _checked(value: Any, hint: Any, what: str) -> Any:
         for o in options if o is not type(None)
     ]  # fmt: skip
     raise UsageError(f"{what} is {value!r}, but must be {' or '.join(names)}")
+
+
+_MULTIPLES = {"k": 1_000, "M": 1_000_000, "B": 1_000_000_000, "G": 1_000_000_000}
+
+
+def count(text: str) -> int:
+    """Returns the whole number in `text`, which may end in k, M, G or B: "800k", "1.5M", "20_000".
+
+    Raises:
+        UsageError: it is none.
+    """
+    number, factor = text.strip(), 1
+    if number[-1:] in _MULTIPLES:
+        number, factor = number[:-1], _MULTIPLES[number[-1]]
+    try:
+        value = int(number) * factor if factor == 1 else float(number) * factor
+        if value == int(value):
+            return int(value)
+    except (ValueError, OverflowError):
+        pass
+    raise UsageError(f"{text!r} is no whole number such as 20000, 800k or 1.5M")
+
+
+def hint_of(key: str) -> Any:
+    """Returns the type of the setting `key`, such as "model.n_layer".
+
+    Raises:
+        UsageError: there is no such setting; the nearest is named.
+    """
+    config, names = RunConfig, key.split(".")
+    for depth, name in enumerate(names):
+        hints = typing.get_type_hints(config) if dataclasses.is_dataclass(config) else {}
+        if name not in hints:
+            known = [".".join([*names[:depth], hint]) for hint in hints]
+            near = difflib.get_close_matches(key, known, n=1)
+            hint = f"; did you mean {near[0]!r}?" if near else f"; known: {', '.join(known)}"
+            raise UsageError(f"unknown setting {key!r}{hint if known else ''}")
+        config = hints[name]
+    if dataclasses.is_dataclass(config):
+        raise UsageError(f"{key!r} is a table of settings: give one of them, as {key}.NAME=VALUE")
+    return config
+
+
+def from_text(key: str, text: str) -> Any:
+    """Returns the value that `text`, as typed on a command line, means for the setting `key`.
+
+    Raises:
+        UsageError: an unknown setting, or a text that is none of its values.
+    """
+    hint = hint_of(key)
+    options = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
+    if text == OFF and type(None) in options:
+        return None
+    value: Any = text
+    if int in options:
+        value = count(text)
+    elif float in options:
+        try:
+            value = float(text)
+        except ValueError:
+            value = text
+    elif bool in options:
+        value = {"true": True, "false": False}.get(text.lower(), text)
+    return _checked(value, hint, key)
+
+
+def merged(*changes: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns nested mappings as one; where two name a setting, the later one holds."""
+    result: dict[str, Any] = {}
+    for change in changes:
+        for key, value in change.items():
+            known = result.get(key)
+            if isinstance(known, dict) and isinstance(value, Mapping):
+                result[key] = merged(known, value)
+            else:
+                result[key] = merged(value) if isinstance(value, Mapping) else value
+    return result
 
 
 def read_toml(path: Path) -> dict[str, Any]:

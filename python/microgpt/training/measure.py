@@ -1,0 +1,71 @@
+"""What a training step takes on this machine, with one thread or all of them.
+
+Threads are no gift for small models: with other work on the machine, two OpenMP threads that wait
+for one another have run at a fifteenth of the speed of one. So both are tried.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+import torch
+
+from microgpt.config import RunConfig
+from microgpt.device import Compute, cores
+from microgpt.training.optimizer import Optimizer
+from microgpt.training.trainer import Stepper, initialized_model
+
+STEPS = 5
+MAX_SECONDS = 3.0
+"""For each number of threads; one step is taken in any case."""
+ADVANTAGE = 0.9
+"""More threads are taken when a step takes less than this share of what it takes with fewer."""
+
+
+def measured_threads(config: RunConfig) -> tuple[int, float]:
+    """Returns the number of threads to train with, and the seconds that a step takes then.
+
+    A GPU's work has one thread; with `config.training.threads` given only that is measured.
+    """
+    compute = Compute.of(config.training.device, config.training.dtype)
+    candidates: Sequence[int] = sorted({1, cores()})
+    if config.training.threads is not None:
+        candidates = [config.training.threads]
+    elif compute.device.type != "cpu":
+        candidates = [1]
+    best: tuple[int, float] | None = None
+    for threads in candidates:
+        torch.set_num_threads(threads)
+        seconds = step_seconds(config, compute)
+        if best is None or seconds < ADVANTAGE * best[1]:
+            best = threads, seconds
+    assert best is not None
+    torch.set_num_threads(best[0])
+    return best
+
+
+def step_seconds(config: RunConfig, compute: Compute) -> float:
+    """Returns the median time of a few steps of a model like the run's, on noise."""
+    model = initialized_model(config, compute)
+    optimizer = Optimizer(model, config.optimizer)
+    stepper = Stepper(model, replace_compile(config), compute)
+    shape = (config.training.batch_rows or 1, config.model.context + 1)
+    rows = np.random.default_rng(0).integers(0, config.model.vocab_size, shape)
+    times: list[float] = []
+    for step in range(1, STEPS + 2):
+        started = time.perf_counter()
+        stepper.gradients(rows[:, :-1], rows[:, 1:], step)
+        float(optimizer.clip())
+        optimizer.step(step, 1.0)
+        times.append(time.perf_counter() - started)
+        if sum(times) > MAX_SECONDS:
+            break
+    return float(np.median(times[1:] or times))
+
+
+def replace_compile(config: RunConfig) -> RunConfig:
+    """Returns `config` without compilation, which takes longer than what is measured here."""
+    return replace(config, training=replace(config.training, compile=False))

@@ -1,0 +1,256 @@
+"""What to do with a dataset on a machine, where the user leaves it open.
+
+Two pure steps: `plan_shape` chooses context, model and batch; then somebody measures what a step of
+that takes, and `plan_budget` chooses how many. Each returns a configuration and remarks for people,
+and never changes what the user gave, except that a context longer than the data is cut to it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from microgpt.config import ModelConfig, RunConfig, TrainingConfig, updated
+from microgpt.errors import DataError, UsageError
+from microgpt.model.sizes import flops_per_token, parameter_count, shape_for, training_memory
+from microgpt.progress import count_text, duration_text
+from microgpt.training import schedule
+
+DEFAULT_MINUTES = {"cpu": 5.0, "mps": 5.0, "cuda": 10.0}
+"""Budget where none is given; fewer where the passes run out first."""
+MAX_EPOCHS = 30
+"""Passes over the data, at most, where no budget is given: beyond, small models learn by heart."""
+MIN_STEPS = 200
+"""Unless the budget is given, a run has at least so many steps: fewer teach nothing."""
+SUSTAINED_FLOPS = {"cpu": 15e9, "mps": 2e12, "cuda": 6e13}
+"""Operations a second that training comes to, each core of a CPU; only the order matters, since it
+chooses the size of the model, not the number of steps."""
+MAX_CORES = 16
+TOKENS_PER_PARAMETER = 10
+"""For the size that a budget can train: a byte carries less than the tokens of the scaling laws,
+whose ratio is 20, but small models are trained for use rather than for the least compute."""
+PARAMETERS_PER_TOKEN = 2
+"""Most parameters for each token of training text."""
+PARAMETERS = (30_000, 1_000_000_000)
+BATCH_GROWTH = 0.38
+"""The best batch grows as the tokens of the run to this power."""
+BATCH_SCALE = 7.0
+BATCH_TOKENS = {"cpu": (256, 8192), "mps": (2048, 32_768), "cuda": (8192, 262_144)}
+EVALUATIONS = 20
+MEMORY_SHARE = 0.6
+"""Of a GPU's memory that the estimate for one micro-batch may take."""
+
+Given = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What matters about a dataset."""
+
+    train_tokens: int
+    valid_tokens: int
+    vocab_size: int
+
+
+@dataclass(frozen=True)
+class Machine:
+    """What matters about a machine."""
+
+    device: str
+    """"cpu", "mps" or "cuda"."""
+    cores: int
+    gpu_memory_bytes: int | None = None
+
+
+def plan_shape(
+    given: Given, facts: Facts, machine: Machine, parameters: int | None = None
+) -> tuple[RunConfig, list[str]]:
+    """Returns a configuration whose model and batch are decided, and remarks.
+
+    `given` is the nested mapping of what preset, file and flags set; `parameters` a size to come
+    near, instead of layers, heads and width.
+
+    Raises:
+        UsageError: settings that contradict one another, or a size that no shape comes near.
+        DataError: fewer than two tokens to train on.
+    """
+    if facts.train_tokens < 2:
+        raise DataError(
+            f"the training set has {facts.train_tokens} tokens, but predicting one from another "
+            "takes at least 2: give more text"
+        )
+    config = updated(RunConfig(), dict(given), "settings")
+    config, remarks = _with_context(config, given, facts)
+    named = [k for k in ("n_layer", "n_head", "n_embd") if k in given.get("model", {})]
+    model = replace(config.model, vocab_size=facts.vocab_size)
+    if parameters is not None and named:
+        raise UsageError(
+            f"the model's size is given twice, by --params and by {', '.join(named)}: give one"
+        )
+    if not named:
+        model = _shape(model, config.training, facts, machine, parameters)
+    config = replace(config, model=model)
+    return _with_batch(config, facts, machine), remarks
+
+
+def _with_context(config: RunConfig, given: Given, facts: Facts) -> tuple[RunConfig, list[str]]:
+    """Sets a context that the data can fill."""
+    longest = facts.train_tokens - 1
+    if "context" in given.get("model", {}):
+        context = min(config.model.context, longest)
+        remarks = []
+        if context < config.model.context:
+            remarks.append(
+                f"the training set has {facts.train_tokens} tokens, so the context is {context} "
+                f"instead of {config.model.context}"
+            )
+    else:
+        # Windows a quarter of the data at most, so that an epoch has a few.
+        usual = 128 if facts.train_tokens < 2_000_000 else 256
+        context, remarks = max(1, min(usual, longest // 4 or 1)), []
+    return replace(config, model=replace(config.model, context=context)), remarks
+
+
+def _shape(
+    model: ModelConfig,
+    training: TrainingConfig,
+    facts: Facts,
+    machine: Machine,
+    parameters: int | None,
+) -> ModelConfig:
+    """Chooses layers, heads and width."""
+    if parameters is not None:
+        return shape_for(parameters, facts.vocab_size, model)
+    minutes = training.minutes or DEFAULT_MINUTES[machine.device]
+    flops = _sustained_flops(machine) * 60 * minutes
+    affordable = math.sqrt(flops / (6 * TOKENS_PER_PARAMETER))
+    wanted = min(affordable, PARAMETERS_PER_TOKEN * facts.train_tokens)
+    wanted = min(max(wanted, PARAMETERS[0]), PARAMETERS[1])
+    while True:  # a large vocabulary may ask for more than that by itself
+        try:
+            return shape_for(int(wanted), facts.vocab_size, model)
+        except UsageError:
+            wanted *= 1.25
+
+
+def _sustained_flops(machine: Machine) -> float:
+    cores = min(machine.cores, MAX_CORES) if machine.device == "cpu" else 1
+    return SUSTAINED_FLOPS[machine.device] * cores
+
+
+def _with_batch(config: RunConfig, facts: Facts, machine: Machine) -> RunConfig:
+    """Sets the rows of a batch, of a micro-batch, and the tokens of an evaluation."""
+    training, context = config.training, config.model.context
+    rows = training.batch_rows
+    if rows is None:
+        tokens = _expected_tokens(config, facts, machine)
+        least, most = BATCH_TOKENS[machine.device]
+        wanted = 2 ** round(math.log2(BATCH_SCALE * tokens**BATCH_GROWTH))
+        rows = max(1, min(max(wanted, least), most) // context)
+        if training.micro_batch_rows is not None:
+            rows = -(-rows // training.micro_batch_rows) * training.micro_batch_rows
+    micro = training.micro_batch_rows or _micro_batch_rows(config, rows, machine)
+    evaluate_tokens = training.evaluate_tokens
+    if evaluate_tokens is None:
+        evaluate_tokens = max(16_384, 8 * rows * context)
+    training = replace(
+        training, batch_rows=rows, micro_batch_rows=micro, evaluate_tokens=evaluate_tokens
+    )
+    return replace(config, training=training)
+
+
+def _expected_tokens(config: RunConfig, facts: Facts, machine: Machine) -> float:
+    """About how many tokens the run will see, before anything was measured."""
+    training = config.training
+    if training.tokens is not None:
+        return training.tokens
+    if training.epochs is not None:
+        return training.epochs * facts.train_tokens
+    minutes = training.minutes or DEFAULT_MINUTES[machine.device]
+    affordable = 60 * minutes * _sustained_flops(machine) / flops_per_token(config.model)
+    return min(affordable, MAX_EPOCHS * facts.train_tokens)
+
+
+def _micro_batch_rows(config: RunConfig, rows: int, machine: Machine) -> int:
+    """The most rows, a divisor of the batch's, that the estimate fits into a GPU's memory."""
+    if machine.gpu_memory_bytes is None:
+        return rows
+    bytes_each = 4 if config.training.dtype == "float32" else 2
+    for parts in range(1, rows + 1):
+        if rows % parts == 0:
+            needed = training_memory(
+                config.model,
+                rows // parts,
+                optimizer=config.optimizer.name,
+                activation_bytes=bytes_each,
+            ).total
+            if needed <= MEMORY_SHARE * machine.gpu_memory_bytes:
+                return rows // parts
+    return 1
+
+
+def plan_budget(
+    config: RunConfig, facts: Facts, machine: Machine, step_seconds: float
+) -> RunConfig:
+    """Returns `config` with the budget as steps, and all that follows from it decided."""
+    training = config.training
+    assert training.batch_rows is not None
+    batch_tokens = training.batch_rows * config.model.context
+    if training.steps is not None:
+        steps = training.steps
+    elif training.tokens is not None:
+        steps = math.ceil(training.tokens / batch_tokens)
+    elif training.epochs is not None:
+        steps = math.ceil(training.epochs * facts.train_tokens / batch_tokens)
+    elif training.minutes is not None:
+        steps = max(1, int(60 * training.minutes / step_seconds))
+    else:
+        in_time = 60 * DEFAULT_MINUTES[machine.device] / step_seconds
+        in_passes = MAX_EPOCHS * facts.train_tokens / batch_tokens
+        steps = int(max(MIN_STEPS, min(in_time, in_passes)))
+    warmup, decay = schedule.resolve(config.schedule, steps)
+    return replace(
+        config,
+        schedule=replace(config.schedule, warmup_steps=warmup, decay_steps=decay),
+        training=replace(
+            training,
+            steps=steps,
+            tokens=None,
+            epochs=None,
+            minutes=None,
+            evaluate_every=training.evaluate_every or max(1, steps // EVALUATIONS),
+        ),
+    )
+
+
+def describe(config: RunConfig, facts: Facts, step_seconds: float) -> list[str]:
+    """Returns the plan in a few lines."""
+    model, training, optimizer = config.model, config.training, config.optimizer
+    assert training.batch_rows is not None
+    assert training.steps is not None
+    batch = training.batch_rows * model.context
+    tokens = batch * training.steps
+    rates = f"AdamW {optimizer.lr:g}"
+    if optimizer.name == "muon":
+        rates = f"Muon {optimizer.muon_lr:g} in the blocks, {rates} elsewhere"
+    ways = f"{model.position}, {model.norm}, {model.feed_forward}"
+    return [
+        f"data   {count_text(facts.train_tokens)} tokens to train on, "
+        f"{count_text(facts.valid_tokens)} to validate, {facts.vocab_size:,} ids",
+        f"model  {model.n_layer} layers x {model.n_embd} wide, {model.n_head} heads, context "
+        f"{model.context}: {parameter_count(model):,} parameters ({ways})",
+        f"batch  {training.batch_rows} rows of {model.context} = {batch:,} tokens; "
+        f"{training.steps:,} steps = {count_text(tokens)} tokens = "
+        f"{tokens / facts.train_tokens:.3g} passes",
+        f"rates  {rates}; {config.schedule.shape}, {config.schedule.warmup_steps} steps of "
+        f"warm-up, {config.schedule.decay_steps} of decay",
+        f"device {training.device}, {training.dtype}"
+        + (f", {_threads(training.threads)}" if training.device == "cpu" else "")
+        + f"; about {duration_text(training.steps * step_seconds)}",
+    ]
+
+
+def _threads(threads: int | None) -> str:
+    return "1 thread" if threads == 1 else f"{threads} threads"
