@@ -1,0 +1,1 @@
+"""WEIGHTS -> TEXT: from the logits of a trained model to streamed text."""

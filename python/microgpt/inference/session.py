@@ -1,0 +1,211 @@
+"""A trained run, loaded to be talked to: model, tokenizer, and the text that stands."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+import torch
+from torch import Tensor
+
+from microgpt.config import RunConfig
+from microgpt.device import choose_device
+from microgpt.errors import CheckpointError
+from microgpt.inference.decoder import Decoder
+from microgpt.inference.generate import Limits, Piece, TextStream, stream
+from microgpt.inference.sampling import Sampling
+from microgpt.model.gpt import GPT
+from microgpt.model.weights import load_weights
+from microgpt.run_folder import Checkpoint, RunFolder
+
+if TYPE_CHECKING:
+    from microgpt.text.tokenizer import Tokenizer
+
+CPU_PARAMETERS = 20_000_000
+"""Up to here the CPU decodes as fast as an accelerator, whose launches cost more than the work."""
+END_OF_TEXT = "<|endoftext|>"
+SINGLE_THREAD_PARAMETERS = 2_000_000
+"""Up to here one thread is quickest, whatever the machine."""
+
+
+@dataclass(frozen=True)
+class Likely:
+    """A candidate for the next token."""
+
+    id: int
+    token: bytes
+    probability: float
+
+
+class Session:
+    """A model and the text so far. `begin` sets a text, `reply` goes on from it."""
+
+    def __init__(self, model: GPT, tokenizer: Tokenizer) -> None:
+        self.model = model.eval()
+        self.tokenizer = tokenizer
+        self.decoder = Decoder(model)
+        self.end_of_text = tokenizer.special_tokens.get(END_OF_TEXT)
+        self._text_stream: TextStream = tokenizer.decode_stream()
+        self._first: Tensor | None = None
+        self._skip = 0
+
+    @property
+    def stop_ids(self) -> frozenset[int]:
+        """The ids after which a document is over."""
+        return frozenset() if self.end_of_text is None else frozenset((self.end_of_text,))
+
+    def begin(self, prompt: str) -> None:
+        """Sets the text to `prompt`, as the beginning of a document.
+
+        Before it stands the end-of-text id, as in training, or a line end where the tokenizer has
+        none: without it a model of lines could not know that `13` is not the rest of `113`.
+        """
+        self.decoder.restart()
+        if self.end_of_text is not None:
+            self._append([self.end_of_text], prompt)
+        elif prompt.startswith("\n"):
+            self._append([], prompt)
+        else:
+            self._append(self.tokenizer.encode("\n").tolist(), prompt)
+
+    def extend(self, text: str) -> None:
+        """Appends `text` to the text so far."""
+        if not self.decoder.ids:
+            self.begin(text)
+        elif text:
+            self._append([], text)
+
+    def reply(
+        self, sampling: Sampling, limits: Limits, generator: torch.Generator
+    ) -> Iterator[Piece]:
+        """Yields the continuation of the text, which becomes part of it."""
+        first, skip = self._first, self._skip
+        self._first, self._skip = None, 0
+        return stream(
+            self.decoder, self._text_stream, sampling, limits, generator, first=first, skip=skip
+        )
+
+    def likely(self, count: int) -> list[Likely]:
+        """Returns the `count` most likely next tokens, with their share at temperature 1."""
+        logits = self.decoder.logits
+        if self._first is not None:
+            masked = torch.full_like(logits, float("-inf"))
+            logits = masked.index_copy_(0, self._first, logits[self._first])
+        shares, ids = logits.softmax(0).topk(min(count, len(logits)))
+        return [
+            Likely(id, self.tokenizer.token_bytes(id), share)
+            for id, share in zip(ids.tolist(), shares.tolist(), strict=True)
+        ]
+
+    def _append(self, lead: list[int], text: str) -> None:
+        """Feeds `lead` and `text`, whose last token may be left for the reply to complete.
+
+        A text may end inside what training saw as one token (`= ` before ` 42`). So where other
+        tokens begin with its last one, that one is taken back and the first of the reply must
+        begin with its bytes.
+        """
+        ids = self.tokenizer.encode(text).tolist()
+        feed = [*lead, *ids]
+        self._text_stream = self.tokenizer.decode_stream()
+        self._first, self._skip = None, 0
+        longer = self._beginning_with(ids[-1]) if ids and len(feed) > 1 else []
+        if len(longer) > 1:
+            certain = sum(len(self._text_stream.push(id)) for id in ids[:-1])
+            self._first, self._skip = torch.tensor(longer), len(text) - certain
+            feed = feed[:-1]
+        self.decoder.feed(feed)
+
+    def _beginning_with(self, id: int) -> list[int]:
+        """Returns the ids of the tokens that begin with this one's bytes, itself included."""
+        start = self.tokenizer.token_bytes(id)
+        return [other for other, token in enumerate(self._tokens) if token.startswith(start)]
+
+    @cached_property
+    def _tokens(self) -> list[bytes]:
+        special = set(self.tokenizer.special_tokens.values())
+        return [
+            b"" if id in special else self.tokenizer.token_bytes(id)
+            for id in range(self.tokenizer.vocab_size)
+        ]
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A session and where it came from."""
+
+    session: Session
+    run: RunFolder
+    config: RunConfig
+    checkpoint: Checkpoint
+
+
+def load(
+    run: str | None,
+    root: Path,
+    which: Literal["best", "newest"] = "best",
+    device: str = "auto",
+) -> Loaded:
+    """Returns a session on the run named or at path `run`; None is the newest under `root`.
+
+    Raises:
+        CheckpointError: no such run, no sound checkpoint in it, or parts that do not belong
+            together.
+        UsageError: the device is not there.
+    """
+    from microgpt.text.tokenizer import Tokenizer
+
+    folder = RunFolder.newest(root) if run is None else RunFolder.open(run, root)
+    config = folder.read_config()
+    checkpoint = folder.best_checkpoint() if which == "best" else folder.newest_checkpoint()
+    if checkpoint is None:
+        raise CheckpointError(f"run {folder.name!r} holds no sound checkpoint: train it further")
+    tokenizer = Tokenizer.from_file(folder.tokenizer_path)
+    _check_tokenizer(folder, config, checkpoint, tokenizer)
+    model = GPT(config.model)
+    load_weights(model, checkpoint.path / "model.safetensors")
+    small = model.parameter_count() <= CPU_PARAMETERS
+    where = "cpu" if device == "auto" and small else choose_device(device)
+    model.to(where)
+    if where == "cpu":
+        _choose_threads(model)
+    return Loaded(Session(model, tokenizer), folder, config, checkpoint)
+
+
+def _check_tokenizer(
+    folder: RunFolder, config: RunConfig, checkpoint: Checkpoint, tokenizer: Tokenizer
+) -> None:
+    expected = checkpoint.state.get("tokenizer_fingerprint", tokenizer.fingerprint)
+    if tokenizer.fingerprint != expected or tokenizer.vocab_size > config.model.vocab_size:
+        raise CheckpointError(
+            f"{folder.tokenizer_path} is not the tokenizer of {checkpoint.path}: put back the one "
+            "that it was trained with"
+        )
+
+
+def _choose_threads(model: GPT) -> None:
+    """Keeps torch's threads only where they make a token faster here and now: for small models, and
+    on a machine with other work, one is many times quicker."""
+    several = torch.get_num_threads()
+    if several == 1:
+        return
+    torch.set_num_threads(1)
+    if model.parameter_count() <= SINGLE_THREAD_PARAMETERS:
+        return
+    alone = _token_seconds(model)
+    torch.set_num_threads(several)
+    if _token_seconds(model) > alone:
+        torch.set_num_threads(1)
+
+
+def _token_seconds(model: GPT) -> float:
+    decoder = Decoder(model)
+    times: list[float] = []
+    for _ in range(min(4, model.config.context)):
+        start = time.perf_counter()
+        decoder.feed([0])
+        times.append(time.perf_counter() - start)
+    return min(times)
