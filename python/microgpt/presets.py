@@ -30,7 +30,13 @@ PRESETS: dict[str, dict[str, Any]] = {
             "feed_forward_bias": True,
             "head_bias": True,
         },
-        "optimizer": {"name": "adamw", "lr": 1e-3, "beta2": 0.999, "weight_decay": 0.01},
+        "optimizer": {
+            "name": "adamw",
+            "lr": 1e-3,
+            "beta2": 0.999,
+            "weight_decay": 0.01,
+            "clip": None,
+        },
         "schedule": {
             "shape": "cosine",
             "warmup_steps": 100,

@@ -50,13 +50,19 @@ class Session:
         self.decoder = Decoder(model)
         self.end_of_text = tokenizer.special_tokens.get(END_OF_TEXT)
         self._text_stream: TextStream = tokenizer.decode_stream()
+        self._lead = 0
         self._first: Tensor | None = None
-        self._skip = 0
+        self._open = ""
 
     @property
     def stop_ids(self) -> frozenset[int]:
         """The ids after which a document is over."""
         return frozenset() if self.end_of_text is None else frozenset((self.end_of_text,))
+
+    @property
+    def text(self) -> str:
+        """The text so far: prompts and replies, with the stop strings that ended them."""
+        return self.tokenizer.decode(self.decoder.ids[self._lead :]) + self._open
 
     def begin(self, prompt: str) -> None:
         """Sets the text to `prompt`, as the beginning of a document.
@@ -64,30 +70,29 @@ class Session:
         Before it stands the end-of-text id, as in training, or a line end where the tokenizer has
         none: without it a model of lines could not know that `13` is not the rest of `113`.
         """
-        self.decoder.restart()
+        lead: list[int] = []
         if self.end_of_text is not None:
-            self._append([self.end_of_text], prompt)
-        elif prompt.startswith("\n"):
-            self._append([], prompt)
-        else:
-            self._append(self.tokenizer.encode("\n").tolist(), prompt)
+            lead = [self.end_of_text]
+        elif not prompt.startswith("\n"):
+            lead = self.tokenizer.encode("\n").tolist()
+        self.decoder.restart()
+        self._lead = len(lead)
+        self._append(lead, prompt)
 
     def extend(self, text: str) -> None:
         """Appends `text` to the text so far."""
         if not self.decoder.ids:
             self.begin(text)
         elif text:
-            self._append([], text)
+            self._append([], self._open + text)
 
     def reply(
         self, sampling: Sampling, limits: Limits, generator: torch.Generator
     ) -> Iterator[Piece]:
         """Yields the continuation of the text, which becomes part of it."""
-        first, skip = self._first, self._skip
-        self._first, self._skip = None, 0
-        return stream(
-            self.decoder, self._text_stream, sampling, limits, generator, first=first, skip=skip
-        )
+        text_stream, first, skip = self._text_stream, self._first, len(self._open)
+        self._text_stream, self._first, self._open = self.tokenizer.decode_stream(), None, ""
+        return stream(self.decoder, text_stream, sampling, limits, generator, first, skip)
 
     def likely(self, count: int) -> list[Likely]:
         """Returns the `count` most likely next tokens, with their share at temperature 1."""
@@ -111,13 +116,15 @@ class Session:
         ids = self.tokenizer.encode(text).tolist()
         feed = [*lead, *ids]
         self._text_stream = self.tokenizer.decode_stream()
-        self._first, self._skip = None, 0
-        longer = self._beginning_with(ids[-1]) if ids and len(feed) > 1 else []
+        self._first, self._open = None, ""
+        something_before = len(feed) > 1 or self.decoder.ids
+        longer = self._beginning_with(ids[-1]) if ids and something_before else []
         if len(longer) > 1:
             certain = sum(len(self._text_stream.push(id)) for id in ids[:-1])
-            self._first, self._skip = torch.tensor(longer), len(text) - certain
+            self._first, self._open = torch.tensor(longer), text[certain:]
             feed = feed[:-1]
-        self.decoder.feed(feed)
+        if feed:
+            self.decoder.feed(feed)
 
     def _beginning_with(self, id: int) -> list[int]:
         """Returns the ids of the tokens that begin with this one's bytes, itself included."""

@@ -78,8 +78,15 @@ def test_a_taken_back_token_shows_in_likely_and_costs_no_text():
     talk.begin("x éa")
     assert {likely.token for likely in talk.likely(5)} >= {"éa".encode(), "éab".encode()}
     text = "".join(piece.text for piece in reply(talk, 5))
-    whole = tokenizer.decode(talk.decoder.ids)
-    assert whole == "\nx éa" + text
+    assert talk.text == "x éa" + text
+
+
+def test_text_is_what_was_said_without_the_lead():
+    talk = session(TinyTokenizer(longer=[" 42"], special_tokens=["<|endoftext|>"]))
+    talk.begin("a = ")
+    assert talk.text == "a = "
+    talk.extend("b")
+    assert talk.text == "a = b"
 
 
 def test_likely_gives_the_models_own_shares_in_order():
