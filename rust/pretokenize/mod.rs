@@ -7,9 +7,11 @@
 //! own, neither letter, number nor white space. Classes are those of Unicode
 //! [`unicode_version`].
 
+mod blocks;
 mod classes;
 mod gpt2;
 mod known;
+mod masks;
 mod regex;
 mod split;
 #[cfg(test)]
@@ -20,10 +22,13 @@ mod words;
 pub use classes::unicode_version;
 
 use crate::error::Result;
+use blocks::Walk;
+use gpt2::Gpt2;
 use known::{Known, Rule};
 use regex::{Custom, Matches};
 use std::sync::Arc;
 use text::Text;
+use words::Words;
 
 /// How many pieces [`Scanner::fill`] hands over at a time.
 const BATCH: usize = 256;
@@ -90,7 +95,7 @@ impl Pattern {
     /// A scanner at the beginning of the text.
     pub fn scanner<'a>(&'a self, text: &'a [u8]) -> Scanner<'a> {
         Scanner(match &self.0 {
-            Kind::Known(known) => State::Known(known.rule, Text::new(text), 0),
+            Kind::Known(known) => State::Known(known.rule, Text::new(text), Walk::default()),
             Kind::Custom(custom) => State::Custom(custom.matches(text)),
         })
     }
@@ -110,8 +115,7 @@ impl Pattern {
 pub struct Scanner<'a>(State<'a>);
 
 enum State<'a> {
-    /// The rule, the text, and where its next piece begins.
-    Known(Rule, Text<'a>, usize),
+    Known(Rule, Text<'a>, Walk),
     Custom(Matches<'a>),
 }
 
@@ -124,16 +128,14 @@ impl Scanner<'_> {
     pub fn fill(&mut self, ends: &mut Vec<usize>) -> Result<bool> {
         ends.clear();
         match &mut self.0 {
-            State::Known(rule, text, at) => {
-                while ends.len() < BATCH && *at < text.bytes.len() {
-                    *at = match *rule {
-                        Rule::Whole => text.bytes.len(),
-                        Rule::Gpt2 => gpt2::piece(*text, *at),
-                        Rule::Words(rules) => rules.piece(*text, *at),
-                    };
-                    ends.push(*at);
+            State::Known(rule, text, walk) => match *rule {
+                Rule::Whole => walk.rest(*text, ends),
+                Rule::Gpt2 => walk.fill(Gpt2, *text, ends, BATCH),
+                Rule::Words(rules) if rules.cased => {
+                    walk.fill(Words::<true>(rules), *text, ends, BATCH);
                 }
-            }
+                Rule::Words(rules) => walk.fill(Words::<false>(rules), *text, ends, BATCH),
+            },
             State::Custom(matches) => matches.fill(ends, BATCH)?,
         }
         Ok(!ends.is_empty())

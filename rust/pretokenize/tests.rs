@@ -216,3 +216,76 @@ fn a_safe_split_leaves_the_pieces_as_they_are() {
         assert!(splits > 10_000, "{}: {splits}", pattern.name());
     }
 }
+
+/// Prints MB/s (best of seven) of each way to scan: `SCAN_TEXTS=a.txt:b.txt cargo test --release
+/// scan_speed -- --ignored --nocapture`.
+#[test]
+#[ignore = "a measurement"]
+fn scan_speed() {
+    let texts = std::env::var("SCAN_TEXTS").unwrap_or("../shared/data/shakespeare.txt".into());
+    for path in texts.split(':') {
+        let text = std::fs::read(path).unwrap();
+        println!("{path} ({} bytes)", text.len());
+        for pattern in named() {
+            let rates = Way::ALL.map(|way| {
+                let seconds = (0..7).map(|_| {
+                    let begin = std::time::Instant::now();
+                    let pieces = count(&pattern, &text, way);
+                    (begin.elapsed().as_secs_f64(), pieces)
+                });
+                let (best, pieces) = seconds.min_by(|a, b| a.0.total_cmp(&b.0)).unwrap();
+                (text.len() as f64 / best / 1e6, pieces)
+            });
+            assert!(rates.iter().all(|(_, pieces)| *pieces == rates[0].1));
+            let shown = rates.map(|(rate, _)| format!("{rate:6.0}")).join(" ");
+            println!("  {:7} {shown}  MB/s ({:?})", pattern.name(), Way::ALL);
+        }
+    }
+}
+
+/// A way to scan.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Way {
+    Characters,
+    Portable,
+    Detected,
+}
+
+impl Way {
+    const ALL: [Self; 3] = [Self::Characters, Self::Portable, Self::Detected];
+}
+
+/// The number of pieces.
+fn count(pattern: &Pattern, text: &[u8], way: Way) -> usize {
+    let Kind::Known(known) = &pattern.0 else {
+        unreachable!()
+    };
+    match known.rule {
+        Rule::Whole => unreachable!(),
+        Rule::Gpt2 => count_by(Gpt2, text, way),
+        Rule::Words(rules) if rules.cased => count_by(Words::<true>(rules), text, way),
+        Rule::Words(rules) => count_by(Words::<false>(rules), text, way),
+    }
+}
+
+fn count_by<R: blocks::Rule>(rule: R, text: &[u8], way: Way) -> usize {
+    let (text, mut ends, mut pieces) = (Text::new(text), Vec::new(), 0);
+    let (mut walk, mut at) = (Walk::default(), 0);
+    loop {
+        ends.clear();
+        match way {
+            Way::Detected => walk.fill(rule, text, &mut ends, BATCH),
+            Way::Portable => walk.fill_by::<masks::Portable, R>(rule, text, &mut ends, BATCH),
+            Way::Characters => {
+                while at < text.bytes.len() && ends.len() < BATCH {
+                    at = rule.piece(text, at);
+                    ends.push(at);
+                }
+            }
+        }
+        pieces += ends.len();
+        if ends.is_empty() {
+            return pieces;
+        }
+    }
+}

@@ -4,7 +4,17 @@
 //! cl100k: `'(?i:[sdmt]|ll|ve|re)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*`
 //! `|\s++$|\s*[\r\n]|\s+(?!\S)|\s`. The others differ as [`Rules`] says.
 
+//!
+//! In masks, with "white" for what punctuation has not taken: a piece starts where a run of white
+//! space starts; behind the last line end in such a run; at its last character, if that is no line
+//! end; at the first, fourth, seventh digit of a number; where a run of punctuation starts, unless
+//! a space stands before it; and where a word starts, unless white space that is no line end, or
+//! punctuation of one character that starts a piece, stands before it. In o200k also where a
+//! capital follows a lower-case letter. Contractions then move some starts.
+
+use super::blocks::{Open, Rule, Step, cut, move_starts};
 use super::classes::{Class, Set};
+use super::masks::{Masks, low};
 use super::text::{Text, contraction};
 
 /// Where the patterns of the family differ.
@@ -24,6 +34,222 @@ pub struct Rules {
 const CASED_WORD: Set = Set::of(&[Class::Upper, Class::Lower, Class::Caseless, Class::Mark]);
 const UPPER_PART: Set = Set::of(&[Class::Upper, Class::Caseless, Class::Mark]);
 const LOWER_PART: Set = Set::of(&[Class::Lower, Class::Caseless, Class::Mark]);
+
+/// Where a block's pieces start, before contractions are looked at.
+struct Starts {
+    starts: u64,
+    /// The characters of words.
+    word: u64,
+    /// Apostrophes that may begin a contraction.
+    quotes: u64,
+    /// Where the masks cannot tell: see [`Words::unsure`].
+    unsure: u64,
+}
+
+/// A rule of the family, compiled for words with and without case.
+#[derive(Clone, Copy)]
+pub struct Words<const CASED: bool>(pub Rules);
+
+impl<const CASED: bool> Rule for Words<CASED> {
+    #[inline(always)]
+    fn piece(self, text: Text<'_>, start: usize) -> usize {
+        self.0.piece(text, start)
+    }
+
+    #[inline(always)]
+    fn step(self, masks: &Masks, text: Text<'_>, at: usize, open: Open) -> Step {
+        let Starts {
+            mut starts,
+            word,
+            quotes,
+            unsure,
+        } = self.starts(masks, open);
+        let Some((mut length, in_word)) = cut(masks, word, starts) else {
+            return Step::Pieces { until: 64 };
+        };
+        let mut after = if in_word {
+            open_at(masks, length)
+        } else {
+            Open::default()
+        };
+        let mut quotes = quotes & low(length);
+        let mut behind_last = usize::MAX;
+        while quotes != 0 {
+            let quote = quotes.trailing_zeros() as usize;
+            quotes &= quotes - 1;
+            if CASED && quote == behind_last {
+                continue; // The contraction before it has ended that word.
+            }
+            let Some(taken) = contraction(text.bytes, at + quote, true) else {
+                continue;
+            };
+            behind_last = quote + taken;
+            if behind_last > length {
+                length = quote;
+                after = if CASED {
+                    open_at(masks, length)
+                } else {
+                    Open::default()
+                };
+                break;
+            }
+            let first = if CASED { quote } else { quote + 1 };
+            starts = move_starts(starts, first, behind_last);
+            if behind_last == length {
+                after = Open::default();
+            }
+        }
+        if CASED && unsure & low(length) != 0 {
+            let first_unsure = unsure.trailing_zeros() as usize;
+            let before = starts & low(first_unsure) & !1;
+            if before == 0 {
+                return Step::Pieces {
+                    until: first_unsure + 1,
+                };
+            }
+            (length, after) = (63 - before.leading_zeros() as usize, Open::default());
+        }
+        starts &= low(length) & (!1 | open.word);
+        Step::Block {
+            starts,
+            length,
+            open: after,
+        }
+    }
+}
+
+impl<const CASED: bool> Words<CASED> {
+    #[inline(always)]
+    fn starts(self, masks: &Masks, open: Open) -> Starts {
+        let Masks {
+            letter,
+            number,
+            line,
+            ..
+        } = *masks;
+        let word = if CASED { letter | masks.mark } else { letter };
+        let other = masks.valid & !(word | number | masks.white);
+        let taken = self.taken_by_punctuation(masks, other);
+        let (white, other) = (masks.white & !taken, other & !taken);
+        let blank = white & !line;
+
+        let after_line = blank & !(blank << 1) & (white & line) << 1;
+        let last_blank = masks.firsts(blank & !(white >> 1));
+        let white_starts = white & !(white << 1) | closing(after_line, blank, line) | last_blank;
+
+        let other_starts = other & !(other << 1) & !(masks.space << 1);
+        let word_starts = word & !(word << 1 | open.word);
+        let before_word = masks.firsts(word_starts >> 1 & other) & other_starts;
+        let glued = blank << 1 | masks.nexts(before_word);
+
+        let mut starts = white_starts | other_starts | word_starts & !glued;
+        starts |= self.number_starts(masks);
+        let before_letter = masks.quote & letter >> 1;
+        let (quotes, unsure) = if CASED {
+            starts |= masks.upper & (lower(masks) << 1 | open.lower);
+            (
+                before_letter & (word << 1 | open.word),
+                self.unsure(masks, word, open),
+            )
+        } else {
+            (before_letter & other_starts, 0)
+        };
+        Starts {
+            starts,
+            word,
+            quotes,
+            unsure,
+        }
+    }
+
+    /// What `[\r\n]*` (o200k: `[\r\n/]*`) takes behind punctuation.
+    #[inline(always)]
+    fn taken_by_punctuation(self, masks: &Masks, other: u64) -> u64 {
+        let takes = if CASED {
+            masks.line | masks.slash
+        } else {
+            masks.line
+        };
+        let firsts = masks.line & other << 1;
+        // The sum carries from each first bit through its run; a second first bit in a run, which
+        // only slashes allow, comes out as it was.
+        ((takes.wrapping_add(firsts) ^ takes) | firsts) & takes
+    }
+
+    /// Each digit that starts a piece.
+    #[inline(always)]
+    fn number_starts(self, masks: &Masks) -> u64 {
+        let number = masks.number;
+        if self.0.digits == 1 {
+            return number & !masks.inner;
+        }
+        if number & masks.inner != 0 {
+            return every_third(number, masks.inner);
+        }
+        let mut third = number & !(number << 1);
+        let fourth_on = number & number << 1 & number << 2 & number << 3;
+        let mut starts = third;
+        while third != 0 {
+            third = third << 3 & fourth_on;
+            starts |= third;
+        }
+        starts
+    }
+
+    /// Marks that begin a word, and capitals behind a letter of both kinds (`\u{4E00}A`), where
+    /// what a word takes depends on all that follows.
+    #[inline(always)]
+    fn unsure(self, masks: &Masks, word: u64, open: Open) -> u64 {
+        let both = masks.caseless | masks.mark;
+        masks.mark & !(word << 1 | open.word) | masks.upper & (both << 1 | open.caseless)
+    }
+}
+
+/// The letters that are in lower case.
+#[inline(always)]
+fn lower(masks: &Masks) -> u64 {
+    masks.letter & !(masks.upper | masks.caseless)
+}
+
+/// The state behind the word character that ends at bit `length`.
+#[inline(always)]
+fn open_at(masks: &Masks, length: usize) -> Open {
+    let last = |mask: u64| mask >> (length - 1) & 1;
+    Open {
+        word: 1,
+        lower: last(lower(masks)),
+        caseless: last(masks.caseless | masks.mark),
+    }
+}
+
+/// Of these starts of runs of `blank`, those whose run no line end follows.
+#[inline(always)]
+fn closing(mut starts: u64, blank: u64, line: u64) -> u64 {
+    // The sum carries to the bit behind each run.
+    let mut followed = blank.wrapping_add(starts) & !blank & line;
+    while followed != 0 {
+        let below = starts & low(followed.trailing_zeros() as usize);
+        starts ^= 1_u64.unbounded_shl(63 - below.leading_zeros());
+        followed &= followed - 1;
+    }
+    starts
+}
+
+/// The first, fourth, seventh character of each run of numbers.
+#[cold]
+fn every_third(number: u64, inner: u64) -> u64 {
+    let (mut starts, mut in_run) = (0, 0);
+    for i in 0..64 {
+        let bit = 1 << i;
+        if number & bit == 0 {
+            in_run = 0;
+        } else if inner & bit == 0 {
+            starts |= if in_run % 3 == 0 { bit } else { 0 };
+            in_run += 1;
+        }
+    }
+    starts
+}
 
 impl Rules {
     /// The end of the piece that begins at `start`, which is inside the text.

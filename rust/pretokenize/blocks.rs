@@ -1,0 +1,161 @@
+//! The walk over a text in blocks of 64 bytes, for any rule that finds piece starts in masks.
+//!
+//! A block begins where a piece begins (the state is *closed*), or inside a word (*open*). It ends
+//! behind the last letter that it holds, so that no other run of characters, white space least of
+//! all, is ever cut: whatever a rule asks about what follows a character is in the block. The rule
+//! turns the masks into the starts of pieces with a few integer operations, without a branch on
+//! the kind of character. A block without a letter ends where its last number begins. Where there
+//! is none either, or where the rule meets one of its rare cases, pieces are scanned a character
+//! at a time for a while.
+
+use super::masks::{Lanes, Masks, WIDTH, low};
+use super::text::Text;
+
+/// What the block before leaves open: whether the text goes on inside a word, and the case of the
+/// last letter there (both off for letters without case), a bit each.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Open {
+    pub word: u64,
+    pub lower: u64,
+    pub caseless: u64,
+}
+
+/// What a rule makes of a block.
+pub enum Step {
+    /// Pieces start at these bits below `length`, where the next block begins with `open`. When
+    /// that is closed, a piece starts there too.
+    Block {
+        starts: u64,
+        length: usize,
+        open: Open,
+    },
+    /// The piece in progress and those behind it, up to this byte of the block at least, have to
+    /// be scanned a character at a time.
+    Pieces { until: usize },
+}
+
+/// A pattern as the walk sees it.
+pub trait Rule: Copy {
+    /// The end of the piece that begins at `start`.
+    fn piece(self, text: Text<'_>, start: usize) -> usize;
+
+    /// The piece starts of the block at `at`. In a closed block its first bit is one too, and
+    /// left out.
+    fn step(self, masks: &Masks, text: Text<'_>, at: usize, open: Open) -> Step;
+}
+
+/// Where a walk is.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Walk {
+    /// Where the next block begins.
+    at: usize,
+    /// Where the piece in progress begins; `at` when closed.
+    begun: usize,
+    open: Open,
+}
+
+impl Walk {
+    /// Appends the end of the text, once, if there is text.
+    pub fn rest(&mut self, text: Text<'_>, ends: &mut Vec<usize>) {
+        if self.at < text.bytes.len() {
+            self.at = text.bytes.len();
+            ends.push(self.at);
+        }
+    }
+
+    /// Appends the ends of the next pieces: `count`, or up to a block's more.
+    pub fn fill<R: Rule>(&mut self, rule: R, text: Text<'_>, ends: &mut Vec<usize>, count: usize) {
+        #[cfg(target_arch = "x86_64")]
+        if super::masks::Avx2::detected() {
+            // SAFETY: the processor has the features that the function is compiled for.
+            return unsafe { self.fill_avx2(rule, text, ends, count) };
+        }
+        self.fill_by::<super::masks::Portable, R>(rule, text, ends, count);
+    }
+
+    #[cfg(target_arch = "x86_64")]
+    #[target_feature(enable = "avx2,bmi1,bmi2,lzcnt,popcnt")]
+    fn fill_avx2<R: Rule>(&mut self, rule: R, text: Text<'_>, ends: &mut Vec<usize>, count: usize) {
+        self.fill_by::<super::masks::Avx2, R>(rule, text, ends, count);
+    }
+
+    #[inline(always)]
+    pub fn fill_by<L: Lanes, R: Rule>(
+        &mut self,
+        rule: R,
+        text: Text<'_>,
+        ends: &mut Vec<usize>,
+        count: usize,
+    ) {
+        let length = text.bytes.len();
+        while ends.len() < count && self.at < length {
+            let masks = Masks::read::<L>(text, self.at);
+            match rule.step(&masks, text, self.at, self.open) {
+                Step::Block {
+                    starts,
+                    length,
+                    open,
+                } => {
+                    push_bits(ends, self.at, starts);
+                    self.at += length;
+                    self.open = open;
+                    if open.word == 0 {
+                        ends.push(self.at);
+                    }
+                    self.begun = ends.last().copied().unwrap_or(self.begun);
+                }
+                Step::Pieces { until } => {
+                    let until = (self.at + until).min(length);
+                    while self.begun < until {
+                        self.begun = rule.piece(text, self.begun);
+                        ends.push(self.begun);
+                    }
+                    (self.at, self.open) = (self.begun, Open::default());
+                }
+            }
+        }
+        if self.at == length && self.begun < length {
+            self.begun = length;
+            ends.push(length);
+        }
+    }
+}
+
+/// Appends `base + i` for each bit i.
+#[inline(always)]
+fn push_bits(ends: &mut Vec<usize>, base: usize, mut bits: u64) {
+    let count = bits.count_ones() as usize;
+    ends.reserve(WIDTH);
+    let slots = &mut ends.spare_capacity_mut()[..WIDTH];
+    let mut done = 0;
+    // Eight at a time, past the last bit too, so that few branches are hard to predict.
+    while done < count {
+        for slot in &mut slots[done..done + 8] {
+            slot.write(base + bits.trailing_zeros() as usize);
+            bits &= bits.wrapping_sub(1);
+        }
+        done += 8;
+    }
+    // SAFETY: `count` slots, at most 64, have been written behind the old length.
+    unsafe { ends.set_len(ends.len() + count) };
+}
+
+/// Where to end a block: behind its last letter, else before the piece that its last number
+/// begins. `None` where it has neither.
+#[inline(always)]
+pub fn cut(masks: &Masks, word: u64, starts: u64) -> Option<(usize, bool)> {
+    let word = word & masks.valid;
+    if word != 0 {
+        return Some((WIDTH - word.leading_zeros() as usize, true));
+    }
+    let numbers = masks.number & !(masks.number << 1) & masks.valid & !1;
+    let last = WIDTH - numbers.leading_zeros() as usize;
+    let before = starts & low(last) & !1;
+    (before != 0).then(|| (WIDTH - 1 - before.leading_zeros() as usize, false))
+}
+
+/// Replaces the starts in `from..to` by one at `to`, which may be behind the last bit.
+#[inline(always)]
+pub fn move_starts(starts: u64, from: usize, to: usize) -> u64 {
+    starts & (low(from) | !low(to)) | 1_u64.unbounded_shl(to as u32)
+}
