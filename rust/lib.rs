@@ -7,6 +7,7 @@ pub mod error;
 pub mod pretokenize;
 #[cfg(feature = "python")]
 mod python;
+pub mod shards;
 
 pub use control::{Control, Stage};
 pub use error::{Error, Result};
