@@ -2,12 +2,22 @@
 
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used))]
 
+mod cache;
 pub mod control;
+mod encode;
 pub mod error;
+pub mod formats;
+mod hash;
 pub mod pretokenize;
 #[cfg(feature = "python")]
 mod python;
 pub mod shards;
+mod specials;
+pub mod tokenizer;
+pub mod vocab;
 
 pub use control::{Control, Stage};
 pub use error::{Error, Result};
+pub use specials::{Names, SpecialRule};
+pub use tokenizer::Tokenizer;
+pub use vocab::Vocab;

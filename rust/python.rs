@@ -1,10 +1,489 @@
 //! The border: the only file that names pyo3 or numpy. Its signatures are `python/microgpt/_core.pyi`.
+//!
+//! Long work runs under [`supervised`]: on a thread of its own, while the calling thread waits without
+//! the GIL and looks up every [`POLL`] to answer Ctrl-C and to report progress.
 
+use crate::control::Control;
+use crate::error::{Error, Result};
+use crate::formats::{gpt2, huggingface, tiktoken};
+use crate::pretokenize::{Pattern, unicode_version};
+use crate::specials::{Names, SpecialRule};
+use crate::tokenizer::{DecodeStream as Stream, Tokenizer as Core};
+use numpy::{Element, PyArray1, PyArray2, PyArrayMethods, PyReadonlyArray1, PyUntypedArrayMethods};
+use pyo3::buffer::PyBuffer;
+use pyo3::exceptions::{PyKeyboardInterrupt, PyOSError, PyTypeError};
+use pyo3::import_exception;
 use pyo3::prelude::*;
+use pyo3::types::{PyBytes, PyDict, PyString};
+use std::borrow::Cow;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+import_exception!(microgpt.errors, UsageError);
+import_exception!(microgpt.errors, DataError);
+
+/// How long the calling thread waits between two looks at signals and progress.
+const POLL: Duration = Duration::from_millis(50);
+/// Less text than this is encoded before anybody could press Ctrl-C.
+const SUPERVISED_BYTES: usize = 4 << 20;
+/// Ids decoded between two looks at signals.
+const DECODE_CHUNK: usize = 1 << 18;
+
+/// The Python exception that says what `error` says.
+fn to_python(error: Error) -> PyErr {
+    match error {
+        Error::Usage(sentence) => UsageError::new_err(sentence),
+        Error::Format { .. } => DataError::new_err(error.to_string()),
+        Error::Interrupted => PyKeyboardInterrupt::new_err(()),
+        Error::Io {
+            ref path,
+            ref source,
+            ..
+        } => match source.raw_os_error() {
+            Some(number) => {
+                // Rust appends " (os error 2)", Python puts "[Errno 2]" before it.
+                let said = source.to_string();
+                let reason = said
+                    .split(" (os error")
+                    .next()
+                    .unwrap_or_default()
+                    .to_owned();
+                PyOSError::new_err((number, reason, path.clone()))
+            }
+            None => PyOSError::new_err(error.to_string()),
+        },
+    }
+}
+
+/// The result of `work`, which runs on another thread and heeds `control`; the calling thread raises
+/// what a signal handler or `progress(stage, done, total)` raises, once the work has stopped.
+fn supervised<T: Send>(
+    py: Python<'_>,
+    control: &Control,
+    progress: Option<&Bound<'_, PyAny>>,
+    work: impl FnOnce() -> Result<T> + Send,
+) -> PyResult<T> {
+    let report = || -> PyResult<()> {
+        py.check_signals()?;
+        if let Some(progress) = progress {
+            let (stage, done, total) = control.progress();
+            progress.call1((stage.name(), done, total))?;
+        }
+        Ok(())
+    };
+    let finished = AtomicBool::new(false);
+    let waiting = std::thread::current();
+    let (result, raised) = std::thread::scope(|scope| {
+        let worker = scope.spawn(|| {
+            let result = work();
+            finished.store(true, Relaxed);
+            waiting.unpark();
+            result
+        });
+        let mut raised = None;
+        while !finished.load(Relaxed) && !worker.is_finished() {
+            py.detach(|| std::thread::park_timeout(POLL));
+            if raised.is_none()
+                && let Err(error) = report()
+            {
+                control.stop();
+                raised = Some(error);
+            }
+        }
+        (py.detach(|| worker.join()), raised)
+    });
+    match (raised, result) {
+        (Some(error), _) => Err(error),
+        (None, Ok(result)) => result.map_err(to_python),
+        (None, Err(panic)) => std::panic::resume_unwind(panic),
+    }
+}
+
+/// The result of work on `bytes` of text: supervised where it may last.
+fn on_text<T: Send>(
+    py: Python<'_>,
+    bytes: usize,
+    work: impl FnOnce(&Control) -> Result<T> + Send,
+) -> PyResult<T> {
+    let control = Control::new();
+    if bytes < SUPERVISED_BYTES {
+        py.detach(|| work(&control)).map_err(to_python)
+    } else {
+        supervised(py, &control, None, || work(&control))
+    }
+}
+
+/// The bytes of a str, bytes, bytearray or memoryview; the last two, which may change under our
+/// hands, are copied.
+fn text_bytes<'a>(text: &'a Bound<'_, PyAny>) -> PyResult<Cow<'a, [u8]>> {
+    if let Ok(text) = text.cast::<PyString>() {
+        let surrogate = |_| {
+            UsageError::new_err(
+                "the text holds a lone surrogate, which UTF-8 cannot write; replace it with text.encode('utf-8', 'replace')",
+            )
+        };
+        return Ok(Cow::Borrowed(text.to_str().map_err(surrogate)?.as_bytes()));
+    }
+    if let Ok(text) = text.cast::<PyBytes>() {
+        return Ok(Cow::Borrowed(text.as_bytes()));
+    }
+    match PyBuffer::<u8>::get(text) {
+        Ok(buffer) => Ok(Cow::Owned(buffer.to_vec(text.py())?)),
+        Err(_) => Err(PyTypeError::new_err(format!(
+            "text is str or bytes, not {}",
+            text.get_type().name()?
+        ))),
+    }
+}
+
+/// `None` for all special tokens, else those named.
+fn rule(allowed: Option<Vec<String>>, refused: Option<Vec<String>>) -> SpecialRule {
+    let names = |given: Option<Vec<String>>| match given {
+        None => Names::All,
+        Some(names) if names.is_empty() => Names::None,
+        Some(names) => Names::Some(names),
+    };
+    SpecialRule {
+        allowed: names(allowed),
+        refused: names(refused),
+    }
+}
+
+/// Flat ids, and places in them or in their text.
+type IdsAndOffsets<'py> = (Bound<'py, PyArray1<u32>>, Bound<'py, PyArray1<u64>>);
+
+/// Text <-> ids; immutable.
+#[pyclass(frozen, module = "microgpt._core")]
+struct Tokenizer(Arc<Core>);
+
+impl Tokenizer {
+    /// Makes one by long work.
+    fn make(py: Python<'_>, work: impl FnOnce() -> Result<Core> + Send) -> PyResult<Self> {
+        Ok(Self(Arc::new(supervised(py, &Control::new(), None, work)?)))
+    }
+}
+
+#[pymethods]
+impl Tokenizer {
+    #[staticmethod]
+    fn byte(special_tokens: Vec<String>) -> PyResult<Self> {
+        Ok(Self(Arc::new(
+            Core::byte(&special_tokens).map_err(to_python)?,
+        )))
+    }
+
+    #[staticmethod]
+    fn from_merges(
+        py: Python<'_>,
+        merges: Vec<(u32, u32)>,
+        pattern: &str,
+        special_tokens: Vec<String>,
+    ) -> PyResult<Self> {
+        let pattern = Pattern::named(pattern).map_err(to_python)?;
+        Self::make(py, || Core::from_merges(&merges, pattern, &special_tokens))
+    }
+
+    #[staticmethod]
+    fn load_huggingface(py: Python<'_>, path: PathBuf) -> PyResult<Self> {
+        Self::make(py, || huggingface::load(&path))
+    }
+
+    #[staticmethod]
+    fn load_json(py: Python<'_>, json: &str) -> PyResult<Self> {
+        Self::make(py, || {
+            huggingface::from_bytes(json.as_bytes(), Path::new("<memory>"))
+        })
+    }
+
+    #[staticmethod]
+    fn load_tiktoken(
+        py: Python<'_>,
+        path: PathBuf,
+        pattern: &str,
+        special_tokens: Option<Vec<(String, u32)>>,
+    ) -> PyResult<Self> {
+        let pattern = Pattern::named(pattern).map_err(to_python)?;
+        Self::make(py, || tiktoken::load(&path, pattern, special_tokens))
+    }
+
+    #[staticmethod]
+    fn load_gpt2(py: Python<'_>, vocab: PathBuf, merges: PathBuf) -> PyResult<Self> {
+        Self::make(py, || gpt2::load(&vocab, &merges))
+    }
+
+    fn save_huggingface(&self, py: Python<'_>, path: PathBuf) -> PyResult<()> {
+        py.detach(|| huggingface::save(&self.0, &path))
+            .map_err(to_python)
+    }
+
+    fn save_tiktoken(&self, py: Python<'_>, path: PathBuf) -> PyResult<()> {
+        py.detach(|| tiktoken::save(&self.0, &path))
+            .map_err(to_python)
+    }
+
+    fn save_gpt2(&self, py: Python<'_>, vocab: PathBuf, merges: PathBuf) -> PyResult<()> {
+        py.detach(|| gpt2::save(&self.0, &vocab, &merges))
+            .map_err(to_python)
+    }
+
+    fn to_json(&self, py: Python<'_>) -> PyResult<String> {
+        py.detach(|| {
+            huggingface::require_plain_merges(&self.0, Path::new("<memory>"))?;
+            Ok(huggingface::to_json(&self.0))
+        })
+        .map_err(to_python)
+    }
+
+    fn encode<'py>(
+        &self,
+        py: Python<'py>,
+        text: &Bound<'py, PyAny>,
+        allowed: Option<Vec<String>>,
+        refused: Option<Vec<String>>,
+        threads: Option<usize>,
+    ) -> PyResult<Bound<'py, PyArray1<u32>>> {
+        let (text, rule) = (text_bytes(text)?, rule(allowed, refused));
+        let ids = on_text(py, text.len(), |control| {
+            self.0.encode(&text, &rule, threads, control)
+        })?;
+        Ok(PyArray1::from_vec(py, ids))
+    }
+
+    fn encode_with_offsets<'py>(
+        &self,
+        py: Python<'py>,
+        text: &Bound<'py, PyAny>,
+        allowed: Option<Vec<String>>,
+        refused: Option<Vec<String>>,
+        threads: Option<usize>,
+    ) -> PyResult<IdsAndOffsets<'py>> {
+        let (text, rule) = (text_bytes(text)?, rule(allowed, refused));
+        let (ids, offsets) = on_text(py, text.len(), |control| {
+            let ids = self.0.encode(&text, &rule, threads, control)?;
+            let offsets = self.0.offsets(&ids);
+            Ok((ids, offsets))
+        })?;
+        Ok((PyArray1::from_vec(py, ids), PyArray1::from_vec(py, offsets)))
+    }
+
+    fn encode_batch<'py>(
+        &self,
+        py: Python<'py>,
+        texts: Vec<Bound<'py, PyAny>>,
+        allowed: Option<Vec<String>>,
+        refused: Option<Vec<String>>,
+        threads: Option<usize>,
+    ) -> PyResult<IdsAndOffsets<'py>> {
+        let held = texts.iter().map(text_bytes).collect::<PyResult<Vec<_>>>()?;
+        let texts: Vec<&[u8]> = held.iter().map(AsRef::as_ref).collect();
+        let (rule, bytes) = (
+            rule(allowed, refused),
+            texts.iter().map(|text| text.len()).sum(),
+        );
+        let (ids, offsets) = on_text(py, bytes, |control| {
+            self.0.encode_batch(&texts, &rule, threads, control)
+        })?;
+        Ok((PyArray1::from_vec(py, ids), PyArray1::from_vec(py, offsets)))
+    }
+
+    fn count(
+        &self,
+        py: Python<'_>,
+        text: &Bound<'_, PyAny>,
+        allowed: Option<Vec<String>>,
+        refused: Option<Vec<String>>,
+    ) -> PyResult<usize> {
+        let (text, rule) = (text_bytes(text)?, rule(allowed, refused));
+        on_text(py, text.len(), |control| {
+            self.0.count(&text, &rule, control)
+        })
+    }
+
+    fn split<'py>(
+        &self,
+        py: Python<'py>,
+        text: &Bound<'py, PyAny>,
+    ) -> PyResult<Vec<Bound<'py, PyBytes>>> {
+        let text = text_bytes(text)?;
+        let pieces = py.detach(|| self.0.split(&text)).map_err(to_python)?;
+        Ok(pieces
+            .into_iter()
+            .map(|piece| PyBytes::new(py, piece))
+            .collect())
+    }
+
+    fn decode_bytes<'py>(
+        &self,
+        py: Python<'py>,
+        ids: &Bound<'py, PyAny>,
+    ) -> PyResult<Bound<'py, PyBytes>> {
+        Ok(PyBytes::new(py, &decode(py, &self.0, ids)?))
+    }
+
+    /// The text of ids, `errors` as `bytes.decode` has it.
+    fn decode<'py>(
+        &self,
+        py: Python<'py>,
+        ids: &Bound<'py, PyAny>,
+        errors: &str,
+    ) -> PyResult<Bound<'py, PyAny>> {
+        let bytes = decode(py, &self.0, ids)?;
+        match std::str::from_utf8(&bytes) {
+            Ok(text) => Ok(PyString::new(py, text).into_any()),
+            Err(_) => PyBytes::new(py, &bytes).call_method1("decode", ("utf-8", errors)),
+        }
+    }
+
+    fn decode_stream(&self) -> DecodeStream {
+        DecodeStream {
+            tokenizer: self.0.clone(),
+            stream: Mutex::default(),
+        }
+    }
+
+    fn token_bytes<'py>(&self, py: Python<'py>, id: i64) -> PyResult<Bound<'py, PyBytes>> {
+        Ok(PyBytes::new(py, token(&self.0, id)?))
+    }
+
+    fn token_id(&self, token: &Bound<'_, PyAny>) -> PyResult<Option<u32>> {
+        Ok(self.0.vocab().id(&text_bytes(token)?))
+    }
+
+    #[getter]
+    fn vocab_size(&self) -> usize {
+        self.0.vocab().size()
+    }
+
+    #[getter]
+    fn kind(&self) -> &str {
+        self.0.kind()
+    }
+
+    #[getter]
+    fn pattern(&self) -> &str {
+        match self.0.pattern().name() {
+            "custom" => self.0.pattern().regex(),
+            name => name,
+        }
+    }
+
+    #[getter]
+    fn special_tokens<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
+        let specials = PyDict::new(py);
+        for special in self.0.vocab().specials() {
+            specials.set_item(&special.text, special.id)?;
+        }
+        Ok(specials)
+    }
+
+    #[getter]
+    fn end_of_text_id(&self) -> Option<u32> {
+        self.0.vocab().end_of_text()
+    }
+
+    #[getter]
+    fn merges<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyArray2<u32>>> {
+        let merges = self.0.vocab().merges();
+        let flat = merges
+            .iter()
+            .flat_map(|&(left, right)| [left, right])
+            .collect();
+        PyArray1::from_vec(py, flat).reshape([merges.len(), 2])
+    }
+
+    #[getter]
+    fn fingerprint(&self, py: Python<'_>) -> &str {
+        py.detach(|| self.0.fingerprint())
+    }
+}
+
+/// The bytes of `ids`, a one-dimensional integer array.
+fn decode(py: Python<'_>, core: &Core, ids: &Bound<'_, PyAny>) -> PyResult<Vec<u8>> {
+    if let Ok(ids) = ids.extract::<PyReadonlyArray1<'_, u32>>() {
+        return decode_array(py, core, &ids, i64::from);
+    }
+    if let Ok(ids) = ids.extract::<PyReadonlyArray1<'_, u16>>() {
+        return decode_array(py, core, &ids, i64::from);
+    }
+    if let Ok(ids) = ids.extract::<PyReadonlyArray1<'_, i64>>() {
+        return decode_array(py, core, &ids, |id| id);
+    }
+    Err(PyTypeError::new_err(
+        "ids are a one-dimensional array of uint16, uint32 or int64",
+    ))
+}
+
+/// Decodes chunk by chunk: the array, which other threads may write, is read with the GIL held, and
+/// the bytes are joined without it.
+fn decode_array<T: Element + Copy>(
+    py: Python<'_>,
+    core: &Core,
+    ids: &PyReadonlyArray1<'_, T>,
+    widen: impl Fn(T) -> i64,
+) -> PyResult<Vec<u8>> {
+    let mut bytes = Vec::with_capacity(ids.len() * 5);
+    let (view, mut chunk) = (ids.as_array(), Vec::new());
+    for start in (0..ids.len()).step_by(DECODE_CHUNK) {
+        chunk.clear();
+        for place in start..ids.len().min(start + DECODE_CHUNK) {
+            let id = widen(view[place]);
+            chunk.push(u32::try_from(id).map_err(|_| to_python(core.no_token(id)))?);
+        }
+        py.detach(|| core.decode_into(&chunk, &mut bytes))
+            .map_err(to_python)?;
+        py.check_signals()?;
+    }
+    Ok(bytes)
+}
+
+/// The bytes of one id.
+fn token(core: &Core, id: i64) -> PyResult<&[u8]> {
+    let found = u32::try_from(id)
+        .map_err(|_| core.no_token(id))
+        .and_then(|id| core.token(id));
+    found.map_err(to_python)
+}
+
+/// Ids in, text out, never half a character.
+#[pyclass(frozen, module = "microgpt._core")]
+struct DecodeStream {
+    tokenizer: Arc<Core>,
+    stream: Mutex<Stream>,
+}
+
+#[pymethods]
+impl DecodeStream {
+    fn push(&self, id: i64) -> PyResult<String> {
+        let token = token(&self.tokenizer, id)?;
+        Ok(self
+            .stream
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .push(token))
+    }
+
+    fn finish(&self) -> String {
+        self.stream
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .finish()
+    }
+}
+
+/// The version of Unicode whose letters, numbers and white space the patterns know.
+#[pyfunction(name = "unicode_version")]
+fn unicode() -> String {
+    unicode_version().to_string()
+}
 
 /// The extension module `microgpt._core`.
-#[pymodule]
+#[pymodule(gil_used = false)]
 fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add("__version__", env!("CARGO_PKG_VERSION"))?;
+    module.add_class::<Tokenizer>()?;
+    module.add_class::<DecodeStream>()?;
+    module.add_function(wrap_pyfunction!(unicode, module)?)?;
     Ok(())
 }

@@ -1,0 +1,311 @@
+//! Pieces met before -> ids: the word cache. Natural text repeats itself, so nearly all of encoding is
+//! one look here a piece.
+//!
+//! Pieces of up to [`INLINE`] bytes with up to four ids live in a two-way table of 32-byte entries: the
+//! piece and its length make a 16-byte key, the ids follow, and both ways share a 64-byte cache line.
+//! All other pieces up to [`LONGEST`] bytes live as records in an arena behind an open-addressed index.
+//! Both begin small, grow with what they hold, and stop growing at [`MAX_SETS`] (8 MiB) and
+//! [`MAX_RECORDS`] (8 MiB of index, 32 MiB of records); a full table forgets old pieces, a full arena
+//! forgets all.
+
+use crate::hash::{hash_bytes, hash_key};
+
+/// The longest piece that fits a key: fifteen bytes and the length.
+pub(crate) const INLINE: usize = 15;
+/// The longest piece worth remembering.
+const LONGEST: usize = 512;
+
+/// `u64` words in a set: two entries of two words key and two words ids.
+const SET_WORDS: usize = 8;
+const FIRST_SETS: usize = 1 << 12;
+const MAX_SETS: usize = 1 << 17;
+
+const FIRST_RECORDS: usize = 1 << 12;
+const MAX_RECORDS: usize = 1 << 20;
+const MAX_ARENA: usize = 32 << 20;
+
+/// How many ids an entry holds stands above the first id.
+const COUNT_SHIFT: u32 = 24;
+
+/// Up to four ids, and how many.
+pub(crate) type Few = ([u32; 4], usize);
+
+/// One encoder's memory.
+#[derive(Debug)]
+pub(crate) struct WordCache {
+    sets: Sets,
+    records: Records,
+}
+
+impl WordCache {
+    /// An empty cache.
+    pub(crate) fn new() -> Self {
+        Self {
+            sets: Sets::new(FIRST_SETS),
+            records: Records::default(),
+        }
+    }
+
+    /// Starts loading the place of a short piece; returns the hash that finds it.
+    #[inline(always)]
+    pub(crate) fn approach(&self, key: u128) -> u64 {
+        let hash = hash_key(key);
+        prefetch(&self.sets.words[self.sets.start(hash)]);
+        hash
+    }
+
+    /// The same for a piece of more than [`INLINE`] bytes.
+    #[inline(always)]
+    pub(crate) fn approach_long(&self, piece: &[u8]) -> u64 {
+        if piece.len() > LONGEST {
+            return 0;
+        }
+        let hash = hash_bytes(piece);
+        prefetch(&self.records.index[hash as usize & (self.records.index.len() - 1)]);
+        hash
+    }
+
+    /// The ids of a short piece.
+    #[inline(always)]
+    pub(crate) fn few(&self, hash: u64, key: u128) -> Option<Few> {
+        self.sets.get(hash, key)
+    }
+
+    /// The ids of any other piece, as little-endian bytes.
+    pub(crate) fn many(&self, hash: u64, piece: &[u8]) -> Option<&[[u8; 4]]> {
+        self.records.get(hash, piece)
+    }
+
+    /// Remembers a piece of up to [`INLINE`] bytes.
+    pub(crate) fn insert(&mut self, hash: u64, key: u128, piece: &[u8], ids: &[u32]) {
+        if ids.len() <= 4 {
+            self.sets.insert(hash, key, ids);
+        } else {
+            self.records.insert(hash_bytes(piece), piece, ids);
+        }
+    }
+
+    /// Remembers a longer one.
+    pub(crate) fn insert_long(&mut self, hash: u64, piece: &[u8], ids: &[u32]) {
+        if piece.len() <= LONGEST {
+            self.records.insert(hash, piece, ids);
+        }
+    }
+}
+
+/// The key of `text[start..end]`, of 1 to [`INLINE`] bytes.
+#[inline(always)]
+pub(crate) fn key(text: &[u8], start: usize, end: usize) -> u128 {
+    let length = end - start;
+    let bytes = match text.get(start..start + 16) {
+        Some(window) => {
+            let mut sixteen = [0; 16];
+            sixteen.copy_from_slice(window);
+            u128::from_le_bytes(sixteen) & (u128::MAX >> (128 - 8 * length))
+        }
+        None => {
+            let mut sixteen = [0; 16];
+            sixteen[..length].copy_from_slice(&text[start..end]);
+            u128::from_le_bytes(sixteen)
+        }
+    };
+    bytes | (length as u128) << 120
+}
+
+/// The two-way table.
+#[derive(Debug)]
+struct Sets {
+    /// Zeroed by the system, so that pages which no piece reaches cost nothing.
+    words: Vec<u64>,
+    /// The first word on a cache line's edge.
+    base: usize,
+    shift: u32,
+    used: usize,
+}
+
+impl Sets {
+    fn new(sets: usize) -> Self {
+        let words = vec![0; (sets + 1) * SET_WORDS];
+        let base = words.as_ptr().align_offset(64).min(SET_WORDS);
+        Self {
+            words,
+            base,
+            shift: 64 - sets.trailing_zeros(),
+            used: 0,
+        }
+    }
+
+    fn len(&self) -> usize {
+        1 << (64 - self.shift)
+    }
+
+    #[inline(always)]
+    fn start(&self, hash: u64) -> usize {
+        self.base + (hash >> self.shift) as usize * SET_WORDS
+    }
+
+    #[inline(always)]
+    fn get(&self, hash: u64, key: u128) -> Option<Few> {
+        let start = self.start(hash);
+        let set = self.words[start..].first_chunk::<SET_WORDS>()?;
+        let (low, high) = (key as u64, (key >> 64) as u64);
+        let way = if (set[0] ^ low) | (set[1] ^ high) == 0 {
+            0
+        } else if (set[4] ^ low) | (set[5] ^ high) == 0 {
+            4
+        } else {
+            return None;
+        };
+        let (a, b) = (set[way + 2], set[way + 3]);
+        let first = a as u32 & ((1 << COUNT_SHIFT) - 1);
+        let count = (a as u32 >> COUNT_SHIFT) as usize;
+        Some(([first, (a >> 32) as u32, b as u32, (b >> 32) as u32], count))
+    }
+
+    /// Puts one to four ids into the first way of a set; what was there moves to the second.
+    fn insert(&mut self, hash: u64, key: u128, ids: &[u32]) {
+        if self.used > self.len() && self.len() < MAX_SETS {
+            self.grow();
+        }
+        let mut four = [0; 4];
+        four[..ids.len()].copy_from_slice(ids);
+        four[0] |= (ids.len() as u32) << COUNT_SHIFT;
+        let word = |low: u32, high: u32| u64::from(low) | u64::from(high) << 32;
+        let entry = [
+            key as u64,
+            (key >> 64) as u64,
+            word(four[0], four[1]),
+            word(four[2], four[3]),
+        ];
+        self.place(hash, entry);
+    }
+
+    fn place(&mut self, hash: u64, entry: [u64; 4]) {
+        let start = self.start(hash);
+        let set = &mut self.words[start..start + SET_WORDS];
+        self.used += usize::from(set[5] == 0);
+        set.copy_within(..4, 4);
+        set[..4].copy_from_slice(&entry);
+    }
+
+    fn grow(&mut self) {
+        let mut larger = Self::new((self.len() * 4).min(MAX_SETS));
+        for entry in self.words[self.base..].as_chunks::<4>().0 {
+            if entry[1] != 0 {
+                larger.place(
+                    hash_key(u128::from(entry[0]) | u128::from(entry[1]) << 64),
+                    *entry,
+                );
+            }
+        }
+        *self = larger;
+    }
+}
+
+/// Records `[length, count, piece, ids]`, found by hash.
+#[derive(Debug)]
+struct Records {
+    /// High half of the hash, then one more than the record's place; 0 where free.
+    index: Vec<u64>,
+    arena: Vec<u8>,
+    used: usize,
+}
+
+impl Default for Records {
+    fn default() -> Self {
+        Self {
+            index: vec![0; FIRST_RECORDS],
+            arena: Vec::new(),
+            used: 0,
+        }
+    }
+}
+
+impl Records {
+    const HEAD: usize = 8;
+
+    fn get(&self, hash: u64, piece: &[u8]) -> Option<&[[u8; 4]]> {
+        let mask = self.index.len() - 1;
+        let mut slot = hash as usize & mask;
+        while self.index[slot] != 0 {
+            let entry = self.index[slot];
+            if entry >> 32 == hash >> 32 {
+                let (stored, ids) = self.record(entry as u32 as usize - 1);
+                if stored == piece {
+                    return Some(ids);
+                }
+            }
+            slot = (slot + 1) & mask;
+        }
+        None
+    }
+
+    fn record(&self, place: usize) -> (&[u8], &[[u8; 4]]) {
+        let record = &self.arena[place..];
+        let number = |bytes: &[u8]| u32::from_le_bytes([bytes[0], bytes[1], bytes[2], bytes[3]]);
+        let (length, count) = (number(record) as usize, number(&record[4..]) as usize);
+        let (piece, rest) = record[Self::HEAD..].split_at(length);
+        (piece, &rest.as_chunks::<4>().0[..count])
+    }
+
+    fn insert(&mut self, hash: u64, piece: &[u8], ids: &[u32]) {
+        if self.arena.len() > MAX_ARENA || self.used * 2 > MAX_RECORDS {
+            *self = Self::default();
+        }
+        if self.used * 2 > self.index.len() {
+            self.grow();
+        }
+        let place = self.arena.len();
+        self.arena
+            .extend_from_slice(&(piece.len() as u32).to_le_bytes());
+        self.arena
+            .extend_from_slice(&(ids.len() as u32).to_le_bytes());
+        self.arena.extend_from_slice(piece);
+        self.arena
+            .extend(ids.iter().flat_map(|id| id.to_le_bytes()));
+        self.link(hash, place);
+    }
+
+    fn link(&mut self, hash: u64, place: usize) {
+        let mask = self.index.len() - 1;
+        let mut slot = hash as usize & mask;
+        while self.index[slot] != 0 {
+            slot = (slot + 1) & mask;
+        }
+        self.index[slot] = hash >> 32 << 32 | (place as u64 + 1);
+        self.used += 1;
+    }
+
+    fn grow(&mut self) {
+        self.index = vec![0; self.index.len() * 4];
+        self.used = 0;
+        let mut place = 0;
+        while place < self.arena.len() {
+            let (piece, ids) = self.record(place);
+            let (hash, end) = (
+                hash_bytes(piece),
+                place + Self::HEAD + piece.len() + ids.len() * 4,
+            );
+            self.link(hash, place);
+            place = end;
+        }
+    }
+}
+
+/// Asks for a cache line ahead of its use; nothing but time depends on it.
+#[inline(always)]
+fn prefetch<T>(place: &T) {
+    #[cfg(target_arch = "x86_64")]
+    {
+        use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+        // SAFETY: a prefetch reads nothing; any address is allowed.
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(std::ptr::from_ref(place).cast()) };
+    }
+    #[cfg(target_arch = "aarch64")]
+    // SAFETY: `prfm` reads nothing; any address is allowed.
+    unsafe {
+        std::arch::asm!("prfm pldl1keep, [{0}]", in(reg) place, options(nostack, readonly, preserves_flags));
+    };
+    #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
+    let _ = place;
+}

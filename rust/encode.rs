@@ -1,0 +1,166 @@
+//! One piece -> symbols: the merges of lowest rank first, leftmost first among equals.
+//!
+//! Pieces of up to [`SHORT`] bytes merge in arrays on the stack: each live position holds the packed
+//! (rank, position) of the pair that begins there, one minimum over the array finds the next merge,
+//! and a bit mask of live positions stands for the list of parts. That is quadratic, but in vector
+//! registers. Longer pieces take a heap over a linked list, O(n log n) whatever the bytes.
+
+use crate::vocab::{MergeTable, NO_RANK};
+use std::cmp::Reverse;
+use std::collections::BinaryHeap;
+
+/// The longest piece that merges on the stack: one bit of a `u64` each.
+pub(crate) const SHORT: usize = 64;
+
+/// Memory that merging long pieces uses again and again.
+#[derive(Debug, Default)]
+pub(crate) struct Scratch {
+    /// The part at each position, [`GONE`] where the position lies inside a part.
+    symbols: Vec<u32>,
+    /// First position of the next part, and of the one before.
+    next: Vec<u32>,
+    previous: Vec<u32>,
+    /// (rank, position), lowest first. Entries that no longer hold are skipped when met.
+    queue: BinaryHeap<Reverse<u64>>,
+}
+
+/// Past the ends of a linked list.
+const NOWHERE: u32 = u32::MAX;
+/// The symbol of a position that was merged into the part on its left.
+const GONE: u32 = u32::MAX;
+
+/// Appends the symbols of one piece.
+pub(crate) fn merge(
+    table: &MergeTable,
+    piece: &[u8],
+    scratch: &mut Scratch,
+    symbols: &mut Vec<u32>,
+) {
+    match piece.len() {
+        0 => {}
+        1 => symbols.push(piece[0].into()),
+        2..=16 => merge_short::<16>(table, piece, symbols),
+        17..=SHORT => merge_short::<SHORT>(table, piece, symbols),
+        _ => merge_long(table, piece, scratch, symbols),
+    }
+}
+
+/// Pieces of 2 to `N <= 64` bytes.
+#[inline(always)]
+fn merge_short<const N: usize>(table: &MergeTable, piece: &[u8], out: &mut Vec<u32>) {
+    let length = piece.len();
+    let mut symbols = [0_u32; N];
+    let mut order = [u32::MAX; N];
+    for (symbol, &byte) in symbols.iter_mut().zip(piece) {
+        *symbol = byte.into();
+    }
+    for (place, pair) in piece.windows(2).enumerate() {
+        order[place] = table.byte_rank(pair[0], pair[1]) << 6 | place as u32;
+    }
+    let used = length.next_multiple_of(8);
+    let mut live = u64::MAX >> (64 - length);
+    loop {
+        let best = minimum(&order[..used]);
+        if best >= NO_RANK << 6 {
+            break;
+        }
+        let (place, symbol) = ((best & 63) as usize, table.product(best >> 6));
+        // `2 << 63` overflows to 0, which rightly leaves nothing after the last position.
+        let after = live & !((2_u64 << place).wrapping_sub(1));
+        let joined = after.trailing_zeros() as usize;
+        live &= !(1 << joined);
+        order[joined] = u32::MAX;
+        symbols[place] = symbol;
+        let after = after & (after - 1);
+        order[place] = u32::MAX;
+        if after != 0 {
+            let right = symbols[after.trailing_zeros() as usize];
+            order[place] = table.rank(symbol, right) << 6 | place as u32;
+        }
+        let before = live & ((1 << place) - 1);
+        if before != 0 {
+            let left = 63 - before.leading_zeros() as usize;
+            order[left] = table.rank(symbols[left], symbol) << 6 | left as u32;
+        }
+    }
+    while live != 0 {
+        out.push(symbols[live.trailing_zeros() as usize]);
+        live &= live - 1;
+    }
+}
+
+/// The least of a multiple of eight values.
+#[inline(always)]
+fn minimum(values: &[u32]) -> u32 {
+    let mut least = [u32::MAX; 8];
+    for eight in values.as_chunks::<8>().0 {
+        for (least, &value) in least.iter_mut().zip(eight) {
+            *least = value.min(*least);
+        }
+    }
+    least.into_iter().fold(u32::MAX, u32::min)
+}
+
+/// Pieces of any length below 4 GiB.
+fn merge_long(table: &MergeTable, piece: &[u8], scratch: &mut Scratch, out: &mut Vec<u32>) {
+    let length = piece.len() as u32;
+    let Scratch {
+        symbols,
+        next,
+        previous,
+        queue,
+    } = scratch;
+    symbols.clear();
+    symbols.extend(piece.iter().map(|&byte| u32::from(byte)));
+    next.clear();
+    next.extend((1..length).chain([NOWHERE]));
+    previous.clear();
+    previous.extend([NOWHERE].into_iter().chain(0..length - 1));
+    let mut pairs = std::mem::take(queue).into_vec();
+    pairs.clear();
+    pairs.extend(piece.windows(2).zip(0_u64..).filter_map(|(pair, place)| {
+        let rank = table.byte_rank(pair[0], pair[1]);
+        (rank != NO_RANK).then_some(Reverse(u64::from(rank) << 32 | place))
+    }));
+    *queue = BinaryHeap::from(pairs);
+
+    while let Some(Reverse(entry)) = queue.pop() {
+        let (rank, place) = ((entry >> 32) as u32, entry as u32);
+        let left = symbols[place as usize];
+        let joined = next[place as usize];
+        if left == GONE || joined == NOWHERE || table.rank(left, symbols[joined as usize]) != rank {
+            continue;
+        }
+        let symbol = table.product(rank);
+        symbols[place as usize] = symbol;
+        symbols[joined as usize] = GONE;
+        let right = next[joined as usize];
+        next[place as usize] = right;
+        if right != NOWHERE {
+            previous[right as usize] = place;
+            let rank = table.rank(symbol, symbols[right as usize]);
+            if rank != NO_RANK {
+                queue.push(Reverse(u64::from(rank) << 32 | u64::from(place)));
+            }
+        }
+        let before = previous[place as usize];
+        if before != NOWHERE {
+            let rank = table.rank(symbols[before as usize], symbol);
+            if rank != NO_RANK {
+                queue.push(Reverse(u64::from(rank) << 32 | u64::from(before)));
+            }
+        }
+    }
+    out.extend(symbols.iter().filter(|&&symbol| symbol != GONE));
+    scratch.shrink();
+}
+
+impl Scratch {
+    /// Gives back what a giant piece took.
+    fn shrink(&mut self) {
+        const KEPT: usize = 1 << 20;
+        if self.symbols.capacity() > KEPT {
+            *self = Self::default();
+        }
+    }
+}

@@ -1,0 +1,719 @@
+//! Text <-> ids.
+//!
+//! A [`Tokenizer`] is a vocabulary and a pattern, immutable and shared by threads. What encoding
+//! remembers (the word cache, buffers) belongs to an [`Encoder`]: a thread takes one, encodes any
+//! number of texts, and on drop leaves its memory to the next, so that calls after the first are warm.
+//! The shelf on which they wait takes no lock that a `fork` could leave locked for good.
+//!
+//! Ids never depend on threads: large texts are cut only where the pattern says that no piece can
+//! cross, and whole documents go to one thread each.
+
+use crate::cache::{INLINE, WordCache, key};
+use crate::control::Control;
+use crate::encode::{Scratch, merge};
+use crate::error::{Error, Result};
+use crate::pretokenize::Pattern;
+use crate::specials::{Finders, SpecialRule};
+use crate::vocab::Vocab;
+use sha2::{Digest, Sha256};
+use std::ops::Range;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::sync::{Mutex, OnceLock};
+
+/// Pieces looked up together: the cache line of each is on its way while the others are keyed.
+const TOGETHER: usize = 64;
+/// Less text than this does not pay for a thread.
+const BYTES_PER_THREAD: usize = 256 << 10;
+/// A part of a large text that one thread takes at a time.
+const LARGE_PART: usize = 1 << 20;
+/// Encoders that wait for reuse.
+const SHELF: usize = 16;
+
+/// A vocabulary and a pattern: turns text into ids and back.
+#[derive(Debug)]
+pub struct Tokenizer {
+    vocab: Vocab,
+    pattern: Pattern,
+    finders: Finders,
+    shelf: [Mutex<Option<Box<Memory>>>; SHELF],
+    fingerprint: OnceLock<String>,
+}
+
+/// What an encoder remembers between texts.
+#[derive(Debug)]
+struct Memory {
+    cache: WordCache,
+    scratch: Scratch,
+    symbols: Vec<u32>,
+    ends: Vec<usize>,
+}
+
+/// A thread's hold on a tokenizer: encodes text after text with one word cache.
+#[derive(Debug)]
+pub struct Encoder<'t> {
+    tokenizer: &'t Tokenizer,
+    memory: Option<Box<Memory>>,
+}
+
+/// Receives ids, or only counts them.
+trait Sink {
+    /// Makes room for `pieces` calls of [`Sink::few`].
+    fn expect(&mut self, pieces: usize);
+    /// Takes the first `count <= 4` ids.
+    fn few(&mut self, ids: [u32; 4], count: usize);
+    /// Takes any number of ids while up to `pieces` calls of [`Sink::few`] are still expected.
+    fn many(&mut self, ids: impl ExactSizeIterator<Item = u32>, pieces: usize);
+}
+
+/// Writes ids behind `filled`; what lies past it is room.
+struct Ids<'a> {
+    out: &'a mut Vec<u32>,
+    filled: usize,
+}
+
+impl Sink for Ids<'_> {
+    #[inline(always)]
+    fn expect(&mut self, pieces: usize) {
+        let room = self.filled + pieces * 4;
+        if self.out.len() < room {
+            self.out.resize(room, 0);
+        }
+    }
+
+    #[inline(always)]
+    fn few(&mut self, ids: [u32; 4], count: usize) {
+        if let Some(room) = self.out.get_mut(self.filled..self.filled + 4) {
+            room.copy_from_slice(&ids);
+        }
+        self.filled += count;
+    }
+
+    fn many(&mut self, ids: impl ExactSizeIterator<Item = u32>, pieces: usize) {
+        self.out.truncate(self.filled);
+        self.out.extend(ids);
+        self.filled = self.out.len();
+        self.expect(pieces);
+    }
+}
+
+/// Counts ids.
+struct Count(usize);
+
+impl Sink for Count {
+    fn expect(&mut self, _: usize) {}
+
+    #[inline(always)]
+    fn few(&mut self, _: [u32; 4], count: usize) {
+        self.0 += count;
+    }
+
+    fn many(&mut self, ids: impl ExactSizeIterator<Item = u32>, _: usize) {
+        self.0 += ids.len();
+    }
+}
+
+/// A stretch of text between special tokens, or one of those.
+enum Stretch {
+    Text(Range<usize>),
+    Special(u32),
+}
+
+impl Tokenizer {
+    /// A tokenizer of its parts.
+    pub fn new(vocab: Vocab, pattern: Pattern) -> Self {
+        let finders = Finders::new(vocab.specials());
+        Self {
+            vocab,
+            pattern,
+            finders,
+            shelf: Default::default(),
+            fingerprint: OnceLock::new(),
+        }
+    }
+
+    /// The byte tokenizer: id `b` is the byte `b`, then come the special tokens.
+    ///
+    /// # Errors
+    /// [`Error::Usage`] where a special token is empty or given twice.
+    pub fn byte(specials: &[String]) -> Result<Self> {
+        Ok(Self::new(
+            Vocab::from_merges(&[], specials)?,
+            Pattern::named("none")?,
+        ))
+    }
+
+    /// The tokenizer of trained merges: see [`Vocab::from_merges`].
+    ///
+    /// # Errors
+    /// [`Error::Usage`] where the merges make no vocabulary.
+    pub fn from_merges(
+        merges: &[(u32, u32)],
+        pattern: Pattern,
+        specials: &[String],
+    ) -> Result<Self> {
+        Ok(Self::new(Vocab::from_merges(merges, specials)?, pattern))
+    }
+
+    /// Its tokens, merges and special tokens.
+    pub fn vocab(&self) -> &Vocab {
+        &self.vocab
+    }
+
+    /// How it cuts text into pieces.
+    pub fn pattern(&self) -> &Pattern {
+        &self.pattern
+    }
+
+    /// `"byte"` or `"bpe"`.
+    pub fn kind(&self) -> &'static str {
+        if self.vocab.is_bytes() { "byte" } else { "bpe" }
+    }
+
+    /// A SHA-256, in hexadecimal, of all that decides ids: equal for tokenizers that encode and decode
+    /// alike, whatever file they came from.
+    pub fn fingerprint(&self) -> &str {
+        self.fingerprint.get_or_init(|| {
+            let mut hash = Sha256::new();
+            hash.update(b"microgpt-tokenizer-1\0");
+            hash.update(self.pattern.regex().as_bytes());
+            hash.update([0]);
+            self.vocab.digest(&mut hash);
+            hash.finalize()
+                .iter()
+                .map(|byte| format!("{byte:02x}"))
+                .collect()
+        })
+    }
+
+    /// An encoder for one thread, warm where an earlier one left its memory.
+    pub fn encoder(&self) -> Encoder<'_> {
+        let kept = self
+            .shelf
+            .iter()
+            .find_map(|place| place.try_lock().ok()?.take());
+        let memory = kept.unwrap_or_else(|| {
+            Box::new(Memory {
+                cache: WordCache::new(),
+                scratch: Scratch::default(),
+                symbols: Vec::new(),
+                ends: Vec::new(),
+            })
+        });
+        Encoder {
+            tokenizer: self,
+            memory: Some(memory),
+        }
+    }
+
+    /// The pieces that the pattern cuts `text` into.
+    ///
+    /// # Errors
+    /// [`Error::Usage`] where a user's regex gives up.
+    pub fn split<'a>(&self, text: &'a [u8]) -> Result<Vec<&'a [u8]>> {
+        let (mut pieces, mut ends, mut start) = (Vec::new(), Vec::new(), 0);
+        let mut scanner = self.pattern.scanner(text);
+        while scanner.fill(&mut ends)? {
+            for &end in &ends {
+                pieces.push(&text[start..end]);
+                start = end;
+            }
+        }
+        Ok(pieces)
+    }
+
+    /// The ids of one text, on up to `threads` threads (`None`: as many as there are cores and the
+    /// text's size pays for).
+    ///
+    /// # Errors
+    /// [`Error::Usage`] where the text spells a refused special token or a user's regex gives up;
+    /// [`Error::Interrupted`].
+    pub fn encode(
+        &self,
+        text: &[u8],
+        rule: &SpecialRule,
+        threads: Option<usize>,
+        control: &Control,
+    ) -> Result<Vec<u32>> {
+        let threads = thread_count(threads, text.len());
+        if threads == 1 {
+            let mut ids = Vec::with_capacity(text.len() / 4 + 16);
+            self.encoder().encode_with(text, rule, control, &mut ids)?;
+            return Ok(ids);
+        }
+        let stretches = self.cut(
+            text,
+            rule,
+            (text.len() / (threads * 4)).clamp(64 << 10, LARGE_PART),
+        )?;
+        let parts = in_parallel(
+            threads,
+            stretches.len(),
+            || self.encoder(),
+            |encoder, job| {
+                let mut ids = Vec::new();
+                match &stretches[job] {
+                    Stretch::Special(id) => ids.push(*id),
+                    Stretch::Text(range) => {
+                        ids.reserve(range.len() / 4 + 16);
+                        encoder.plain(&text[range.clone()], control, &mut ids)?;
+                    }
+                }
+                Ok(ids)
+            },
+        )?;
+        Ok(parts.concat())
+    }
+
+    /// The ids of many texts, one after the other, and the place in them at which each text begins,
+    /// with one more for the end.
+    ///
+    /// # Errors
+    /// As [`Tokenizer::encode`].
+    pub fn encode_batch(
+        &self,
+        texts: &[&[u8]],
+        rule: &SpecialRule,
+        threads: Option<usize>,
+        control: &Control,
+    ) -> Result<(Vec<u32>, Vec<u64>)> {
+        let bytes = texts.iter().map(|text| text.len()).sum();
+        let threads = thread_count(threads, bytes);
+        let groups = group(
+            texts,
+            if threads == 1 {
+                usize::MAX
+            } else {
+                (bytes / (threads * 8)).max(16 << 10)
+            },
+        );
+        let parts = in_parallel(
+            threads,
+            groups.len(),
+            || self.encoder(),
+            |encoder, job| {
+                let texts = &texts[groups[job].clone()];
+                let mut ids =
+                    Vec::with_capacity(texts.iter().map(|text| text.len()).sum::<usize>() / 4 + 16);
+                let mut ends = Vec::with_capacity(texts.len());
+                for text in texts {
+                    encoder.encode_with(text, rule, control, &mut ids)?;
+                    ends.push(ids.len() as u64);
+                }
+                Ok((ids, ends))
+            },
+        )?;
+        let mut offsets = Vec::with_capacity(texts.len() + 1);
+        offsets.push(0);
+        let mut before = 0;
+        for (ids, ends) in &parts {
+            offsets.extend(ends.iter().map(|end| before + end));
+            before += ids.len() as u64;
+        }
+        let mut parts: Vec<Vec<u32>> = parts.into_iter().map(|(ids, _)| ids).collect();
+        let ids = if parts.len() == 1 {
+            parts.swap_remove(0)
+        } else {
+            parts.concat()
+        };
+        Ok((ids, offsets))
+    }
+
+    /// How many ids `text` has.
+    ///
+    /// # Errors
+    /// As [`Tokenizer::encode`].
+    pub fn count(&self, text: &[u8], rule: &SpecialRule, control: &Control) -> Result<usize> {
+        let mut count = Count(0);
+        self.encoder().run(text, rule, control, &mut count)?;
+        Ok(count.0)
+    }
+
+    /// The byte at which each of `ids` begins, with one more for the end. Where a user's regex leaves
+    /// text out, offsets are those of the text that remains.
+    pub fn offsets(&self, ids: &[u32]) -> Vec<u64> {
+        let lengths = ids
+            .iter()
+            .map(|&id| self.vocab.tokens().get(id).len() as u64);
+        let mut end = 0;
+        [0].into_iter()
+            .chain(lengths.map(|length| {
+                end += length;
+                end
+            }))
+            .collect()
+    }
+
+    /// Appends the bytes that `ids` stand for.
+    ///
+    /// # Errors
+    /// [`Error::Usage`] where an id has no token.
+    pub fn decode_into(&self, ids: &[u32], out: &mut Vec<u8>) -> Result<()> {
+        for &id in ids {
+            out.extend_from_slice(self.token(id)?);
+        }
+        Ok(())
+    }
+
+    /// The bytes of one token.
+    ///
+    /// # Errors
+    /// [`Error::Usage`] where the id has no token.
+    #[inline]
+    pub fn token(&self, id: u32) -> Result<&[u8]> {
+        let token = self.vocab.tokens().get(id);
+        if token.is_empty() {
+            Err(self.no_token(i64::from(id)))
+        } else {
+            Ok(token)
+        }
+    }
+
+    /// The error about an id without a token.
+    #[cold]
+    pub fn no_token(&self, id: i64) -> Error {
+        let size = self.vocab.size();
+        let limit = if (0..size as i64).contains(&id) {
+            "it is a gap in"
+        } else {
+            "ids lie below"
+        };
+        Error::usage(format!(
+            "id {id} has no token: {limit} this vocabulary's {size}"
+        ))
+    }
+
+    /// Cuts `text` at special tokens, and what lies between into parts of about `size` bytes.
+    fn cut(&self, text: &[u8], rule: &SpecialRule, size: usize) -> Result<Vec<Stretch>> {
+        let mut stretches = Vec::new();
+        self.stretches(text, rule, |stretch| {
+            match stretch {
+                Stretch::Special(_) => stretches.push(stretch),
+                Stretch::Text(range) => {
+                    let (part, mut start) = (&text[range.clone()], 0);
+                    while part.len() - start > size * 2 {
+                        let Some(cut) = self.pattern.safe_split(part, start + size) else {
+                            break;
+                        };
+                        if cut <= start || cut >= part.len() {
+                            break;
+                        }
+                        stretches.push(Stretch::Text(range.start + start..range.start + cut));
+                        start = cut;
+                    }
+                    stretches.push(Stretch::Text(range.start + start..range.end));
+                }
+            }
+            Ok(())
+        })?;
+        Ok(stretches)
+    }
+
+    /// Hands on, in order, the stretches of `text` and the special tokens between them.
+    fn stretches(
+        &self,
+        text: &[u8],
+        rule: &SpecialRule,
+        mut take: impl FnMut(Stretch) -> Result<()>,
+    ) -> Result<()> {
+        let specials = self.vocab.specials();
+        let finder = self.finders.choose(specials, rule)?;
+        let mut start = 0;
+        while let Some((place, found)) = finder.next(text, start) {
+            let special = &specials[place];
+            if !rule.allows(special) {
+                return Err(Error::usage(format!(
+                    "the text spells the special token {:?} at byte {}; name it in allowed_special to encode it as id {}, or pass disallowed_special=() to encode it as plain text",
+                    special.text, found.start, special.id
+                )));
+            }
+            if found.start > start {
+                take(Stretch::Text(start..found.start))?;
+            }
+            take(Stretch::Special(special.id))?;
+            start = found.end;
+        }
+        if start < text.len() {
+            take(Stretch::Text(start..text.len()))?;
+        }
+        Ok(())
+    }
+}
+
+impl Encoder<'_> {
+    /// Appends the ids of `text`, in which special tokens are plain text.
+    ///
+    /// # Errors
+    /// [`Error::Usage`] where a user's regex gives up.
+    pub fn encode_into(&mut self, text: &[u8], out: &mut Vec<u32>) -> Result<()> {
+        self.encode_with(text, &SpecialRule::PLAIN, &Control::new(), out)
+    }
+
+    /// Appends the ids of `text`; on an error `out` is as long as before.
+    ///
+    /// # Errors
+    /// As [`Tokenizer::encode`].
+    pub fn encode_with(
+        &mut self,
+        text: &[u8],
+        rule: &SpecialRule,
+        control: &Control,
+        out: &mut Vec<u32>,
+    ) -> Result<()> {
+        let before = out.len();
+        let mut ids = Ids {
+            filled: before,
+            out,
+        };
+        let result = self.run(text, rule, control, &mut ids);
+        let filled = if result.is_ok() { ids.filled } else { before };
+        out.truncate(filled);
+        result
+    }
+
+    /// Appends the ids of a stretch without special tokens.
+    fn plain(&mut self, text: &[u8], control: &Control, out: &mut Vec<u32>) -> Result<()> {
+        let mut ids = Ids {
+            filled: out.len(),
+            out,
+        };
+        self.pieces(text, control, &mut ids)?;
+        let filled = ids.filled;
+        out.truncate(filled);
+        Ok(())
+    }
+
+    fn run(
+        &mut self,
+        text: &[u8],
+        rule: &SpecialRule,
+        control: &Control,
+        sink: &mut impl Sink,
+    ) -> Result<()> {
+        self.tokenizer.stretches(text, rule, |stretch| {
+            match stretch {
+                Stretch::Text(range) => self.pieces(&text[range], control, sink)?,
+                Stretch::Special(id) => sink.many([id].into_iter(), 0),
+            }
+            Ok(())
+        })
+    }
+
+    /// Encodes a stretch without special tokens.
+    fn pieces(&mut self, text: &[u8], control: &Control, sink: &mut impl Sink) -> Result<()> {
+        let tokenizer = self.tokenizer;
+        let Some(memory) = self.memory.as_deref_mut() else {
+            return Ok(());
+        };
+        if tokenizer.vocab.is_bytes() {
+            sink.many(text.iter().map(|&byte| byte.into()), 0);
+            return Ok(());
+        }
+        let mut scanner = tokenizer.pattern.scanner(text);
+        let mut start = 0;
+        let mut ends = std::mem::take(&mut memory.ends);
+        while scanner.fill(&mut ends)? {
+            for ends in ends.chunks(TOGETHER) {
+                start = memory.together(&tokenizer.vocab, text, start, ends, sink)?;
+            }
+            control.check()?;
+        }
+        memory.ends = ends;
+        Ok(())
+    }
+}
+
+impl Drop for Encoder<'_> {
+    fn drop(&mut self) {
+        for place in &self.tokenizer.shelf {
+            if let Ok(mut place) = place.try_lock()
+                && place.is_none()
+            {
+                *place = self.memory.take();
+                return;
+            }
+        }
+    }
+}
+
+impl Memory {
+    /// Encodes up to [`TOGETHER`] pieces, the first of which begins at `start`; returns the last end.
+    #[inline(always)]
+    fn together(
+        &mut self,
+        vocab: &Vocab,
+        text: &[u8],
+        start: usize,
+        ends: &[usize],
+        sink: &mut impl Sink,
+    ) -> Result<usize> {
+        let mut found = [(0_u128, 0_u64); TOGETHER];
+        let mut from = start;
+        for (found, &end) in found.iter_mut().zip(ends) {
+            *found = if end - from <= INLINE {
+                let key = key(text, from, end);
+                (key, self.cache.approach(key))
+            } else {
+                (0, self.cache.approach_long(&text[from..end]))
+            };
+            from = end;
+        }
+        sink.expect(ends.len());
+        let mut from = start;
+        for (place, (&(key, hash), &end)) in found.iter().zip(ends).enumerate() {
+            if key != 0
+                && let Some((ids, count)) = self.cache.few(hash, key)
+            {
+                sink.few(ids, count);
+            } else {
+                self.other(vocab, &text[from..end], key, hash, sink, ends.len() - place)?;
+            }
+            from = end;
+        }
+        Ok(from)
+    }
+
+    /// A piece that the short table does not hold: from the records, or merged and remembered.
+    #[inline(never)]
+    fn other(
+        &mut self,
+        vocab: &Vocab,
+        piece: &[u8],
+        key: u128,
+        hash: u64,
+        sink: &mut impl Sink,
+        pieces: usize,
+    ) -> Result<()> {
+        let long_hash = if key == 0 {
+            hash
+        } else {
+            self.cache.approach_long(piece)
+        };
+        if let Some(ids) = self.cache.many(long_hash, piece) {
+            sink.many(ids.iter().map(|id| u32::from_le_bytes(*id)), pieces);
+            return Ok(());
+        }
+        if piece.len() >= u32::MAX as usize {
+            return Err(Error::usage(format!(
+                "a piece of {} bytes without a split point is too long: the limit is 4 GiB",
+                piece.len()
+            )));
+        }
+        self.symbols.clear();
+        match vocab.plain_id(piece).filter(|_| vocab.whole_pieces()) {
+            Some(id) => self.symbols.push(id),
+            None => {
+                merge(&vocab.table, piece, &mut self.scratch, &mut self.symbols);
+                for symbol in &mut self.symbols {
+                    *symbol = vocab.ids()[*symbol as usize];
+                }
+            }
+        }
+        if key == 0 {
+            self.cache.insert_long(hash, piece, &self.symbols);
+        } else {
+            self.cache.insert(hash, key, piece, &self.symbols);
+        }
+        sink.many(self.symbols.iter().copied(), pieces);
+        Ok(())
+    }
+}
+
+/// Decodes id by id into text that never ends inside a character.
+#[derive(Debug, Default)]
+pub struct DecodeStream {
+    /// At most three bytes that begin a character.
+    pending: Vec<u8>,
+}
+
+impl DecodeStream {
+    /// The text that `token` completes; bytes that belong to no character give U+FFFD, as decoding
+    /// the whole would.
+    pub fn push(&mut self, token: &[u8]) -> String {
+        self.pending.extend_from_slice(token);
+        let (mut text, mut done) = (String::new(), 0);
+        for chunk in self.pending.utf8_chunks() {
+            text.push_str(chunk.valid());
+            done += chunk.valid().len();
+            let rest = &self.pending[done..];
+            if rest.is_empty() || std::str::from_utf8(rest).is_err_and(|e| e.error_len().is_none())
+            {
+                break;
+            }
+            text.push(char::REPLACEMENT_CHARACTER);
+            done += chunk.invalid().len();
+        }
+        self.pending.drain(..done);
+        text
+    }
+
+    /// What remains when no id follows: nothing, or U+FFFD for a character that was never finished.
+    pub fn finish(&mut self) -> String {
+        let text = String::from_utf8_lossy(&self.pending).into_owned();
+        self.pending.clear();
+        text
+    }
+}
+
+fn thread_count(threads: Option<usize>, bytes: usize) -> usize {
+    let most =
+        threads.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, Into::into));
+    most.min(bytes / BYTES_PER_THREAD + 1).max(1)
+}
+
+/// Ranges of consecutive texts of about `size` bytes each.
+fn group(texts: &[&[u8]], size: usize) -> Vec<Range<usize>> {
+    let (mut groups, mut start, mut bytes) = (Vec::new(), 0, 0);
+    for (place, text) in texts.iter().enumerate() {
+        bytes += text.len();
+        if bytes >= size {
+            groups.push(start..place + 1);
+            (start, bytes) = (place + 1, 0);
+        }
+    }
+    if start < texts.len() || groups.is_empty() {
+        groups.push(start..texts.len());
+    }
+    groups
+}
+
+/// The results of `jobs` jobs in order. Each thread makes one tool and takes the next job until none
+/// is left or one fails; the calling thread is one of them.
+fn in_parallel<Tool, T: Send>(
+    threads: usize,
+    jobs: usize,
+    tool: impl Fn() -> Tool + Sync,
+    work: impl Fn(&mut Tool, usize) -> Result<T> + Sync,
+) -> Result<Vec<T>> {
+    let next = AtomicUsize::new(0);
+    let run = || -> Result<Vec<(usize, T)>> {
+        let (mut tool, mut done) = (tool(), Vec::new());
+        loop {
+            let job = next.fetch_add(1, Relaxed);
+            if job >= jobs {
+                return Ok(done);
+            }
+            let result = work(&mut tool, job);
+            if result.is_err() {
+                next.store(jobs, Relaxed);
+            }
+            done.push((job, result?));
+        }
+    };
+    let mut done = std::thread::scope(|scope| {
+        let others: Vec<_> = (1..threads.min(jobs)).map(|_| scope.spawn(run)).collect();
+        let mut results = vec![run()];
+        for other in others {
+            results.push(
+                other
+                    .join()
+                    .unwrap_or_else(|panic| std::panic::resume_unwind(panic)),
+            );
+        }
+        results.into_iter().collect::<Result<Vec<_>>>()
+    })?
+    .into_iter()
+    .flatten()
+    .collect::<Vec<_>>();
+    done.sort_unstable_by_key(|(job, _)| *job);
+    Ok(done.into_iter().map(|(_, result)| result).collect())
+}
