@@ -8,7 +8,10 @@
 //! is none either, or where the rule meets one of its rare cases, pieces are scanned a character
 //! at a time for a while.
 
-use super::masks::{Lanes, Masks, WIDTH, low};
+use super::masks::{Masks, low};
+#[cfg(target_arch = "x86_64")]
+use super::planes::Avx2;
+use super::planes::{Lanes, Portable, WIDTH};
 use super::text::Text;
 
 /// What the block before leaves open: whether the text goes on inside a word, and the case of the
@@ -66,17 +69,17 @@ impl Walk {
     /// Appends the ends of the next pieces: `count`, or up to a block's more.
     pub fn fill<R: Rule>(&mut self, rule: R, text: Text<'_>, ends: &mut Vec<usize>, count: usize) {
         #[cfg(target_arch = "x86_64")]
-        if super::masks::Avx2::detected() {
+        if Avx2::detected() {
             // SAFETY: the processor has the features that the function is compiled for.
             return unsafe { self.fill_avx2(rule, text, ends, count) };
         }
-        self.fill_by::<super::masks::Portable, R>(rule, text, ends, count);
+        self.fill_by::<Portable, R>(rule, text, ends, count);
     }
 
     #[cfg(target_arch = "x86_64")]
     #[target_feature(enable = "avx2,bmi1,bmi2,lzcnt,popcnt")]
     fn fill_avx2<R: Rule>(&mut self, rule: R, text: Text<'_>, ends: &mut Vec<usize>, count: usize) {
-        self.fill_by::<super::masks::Avx2, R>(rule, text, ends, count);
+        self.fill_by::<Avx2, R>(rule, text, ends, count);
     }
 
     #[inline(always)]

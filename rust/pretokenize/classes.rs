@@ -1,7 +1,8 @@
 //! The class of every code point, as far as the patterns tell them apart.
 //!
-//! A two-stage table (code point / 256 -> block -> class), built once from the tables of
-//! `regex-syntax`, so that the scanners and the regex engines share one version of Unicode.
+//! A two-stage table (code point / 64 -> row -> class), built once from the tables of
+//! `regex-syntax`, so that the scanners and the regex engines share one version of Unicode. A row
+//! is what the last byte of an encoded character chooses from.
 
 use regex_syntax::hir::{Class as HirClass, HirKind};
 use std::sync::LazyLock;
@@ -29,6 +30,8 @@ pub enum Class {
     Number = 5,
     /// `\s`, that is `White_Space`.
     White = 6,
+    /// Never the class of a character: what bytes encode that are not well-formed.
+    Invalid = 7,
 }
 
 /// A set of classes, a bit each.
@@ -64,21 +67,35 @@ impl Set {
 }
 
 const CODE_POINTS: usize = 0x11_0000;
-const BLOCK: usize = 256;
+const ROW: usize = 64;
 
-/// The two-stage table.
+/// The first rows are of one class throughout, in the order of [`Class`].
+const UNIFORM: [Class; 8] = {
+    use Class::*;
+    [Other, Upper, Lower, Caseless, Mark, Number, White, Invalid]
+};
+
+/// The two-stage table, and its views by encoded bytes.
 pub struct Classes {
     ascii: [Class; 128],
-    block_of: Vec<u16>,
-    blocks: Vec<[Class; BLOCK]>,
+    two: [Class; 32 * ROW],
+    three: [u16; 16 * ROW],
+    row_of: Vec<u16>,
+    rows: Vec<[Class; ROW]>,
 }
 
-/// The table, built at first use (about a millisecond).
+/// The table, built at first use (in a fraction of a millisecond).
 pub static CLASSES: LazyLock<Classes> = LazyLock::new(Classes::build);
 
 impl Classes {
     fn build() -> Self {
-        let mut flat = vec![Class::Other; CODE_POINTS];
+        let mut classes = Self {
+            ascii: [Class::Other; 128],
+            two: [Class::Invalid; 32 * ROW],
+            three: [Class::Invalid as u16; 16 * ROW],
+            row_of: vec![Class::Other as u16; CODE_POINTS / ROW],
+            rows: UNIFORM.map(|class| [class; ROW]).into(),
+        };
         let parts = [
             (r"[\p{Lu}\p{Lt}]", Class::Upper),
             (r"\p{Ll}", Class::Lower),
@@ -89,38 +106,68 @@ impl Classes {
         ];
         for (regex, class) in parts {
             for (first, last) in ranges(regex) {
-                flat[first..=last].fill(class);
+                classes.fill(first, last, class);
             }
         }
-        let mut blocks: Vec<[Class; BLOCK]> = Vec::new();
-        let mut block_of = Vec::with_capacity(CODE_POINTS / BLOCK);
-        for chunk in flat.chunks_exact(BLOCK) {
-            // Neighbours are often alike (ideographs, unassigned planes): look from the end.
-            let known = blocks.iter().rposition(|block| block[..] == *chunk);
-            block_of.push(known.unwrap_or(blocks.len()) as u16);
-            if known.is_none() {
-                let mut block = [Class::Other; BLOCK];
-                block.copy_from_slice(chunk);
-                blocks.push(block);
+        classes.view_by_bytes();
+        classes
+    }
+
+    /// Gives the code points of a range, all Other so far, their class.
+    fn fill(&mut self, first: usize, last: usize, class: Class) {
+        for row in first / ROW..=last / ROW {
+            let start = row * ROW;
+            let (from, to) = (first.max(start) - start, last.min(start + ROW - 1) - start);
+            if to - from == ROW - 1 {
+                self.row_of[row] = class as u16;
+                continue;
             }
-        }
-        let mut ascii = [Class::Other; 128];
-        ascii.copy_from_slice(&flat[..128]);
-        Self {
-            ascii,
-            block_of,
-            blocks,
+            if usize::from(self.row_of[row]) < UNIFORM.len() {
+                self.rows.push(self.rows[usize::from(self.row_of[row])]);
+                self.row_of[row] = (self.rows.len() - 1) as u16;
+            }
+            self.rows[usize::from(self.row_of[row])][from..=to].fill(class);
         }
     }
 
-    /// The class of a code point below 0x110000; [`Class::Other`] beyond.
+    /// Copies what one, two and three bytes encode; the rest, overlong forms and surrogates, stays
+    /// invalid.
+    fn view_by_bytes(&mut self) {
+        for code in 0..32 * ROW {
+            let class = self.of(code as u32);
+            if code < 0x80 {
+                self.ascii[code] = class
+            } else {
+                self.two[code] = class
+            }
+        }
+        for row in (0x800 / ROW..0xD800 / ROW).chain(0xE000 / ROW..0x1_0000 / ROW) {
+            self.three[row] = self.row_of[row];
+        }
+    }
+
+    /// The class of a code point below 0x110000.
     #[inline(always)]
-    pub fn of(&self, code: u32) -> Class {
-        let block = self
-            .block_of
-            .get(code as usize / BLOCK)
-            .map_or(0, |&block| block as usize);
-        self.blocks[block][code as usize % BLOCK]
+    fn of(&self, code: u32) -> Class {
+        let row = self.row_of[code as usize / ROW];
+        self.rows[usize::from(row)][code as usize % ROW]
+    }
+
+    /// The class of the character of two bytes, the first of them in 0xC0..=0xDF and the second in
+    /// 0x80..=0xBF.
+    #[inline(always)]
+    pub fn of_two(&self, bytes: [u8; 2]) -> Class {
+        let [a, b] = bytes.map(usize::from);
+        self.two[(a & 0x1F) << 6 | b & 0x3F]
+    }
+
+    /// The class of the character of three bytes, the first of them in 0xE0..=0xEF and the others
+    /// in 0x80..=0xBF.
+    #[inline(always)]
+    pub fn of_three(&self, bytes: [u8; 3]) -> Class {
+        let [a, b, c] = bytes.map(usize::from);
+        let row = self.three[(a & 0x0F) << 6 | b & 0x3F];
+        self.rows[usize::from(row)][c & 0x3F]
     }
 
     /// The class and the length in bytes of the character at `at`, which is inside the text. A
@@ -129,7 +176,7 @@ impl Classes {
     pub fn at(&self, text: &[u8], at: usize) -> (Class, usize) {
         let byte = text[at];
         if byte < 0x80 {
-            return (self.ascii[byte as usize], 1);
+            return (self.ascii[usize::from(byte)], 1);
         }
         match decode(&text[at..]) {
             Some((code, length)) => (self.of(code), length),
@@ -152,7 +199,7 @@ fn ranges(regex: &str) -> Vec<(usize, usize)> {
 
 /// The code point and length of the well-formed multi-byte character that the bytes begin with.
 #[inline(always)]
-pub fn decode(bytes: &[u8]) -> Option<(u32, usize)> {
+fn decode(bytes: &[u8]) -> Option<(u32, usize)> {
     let tail = |i: usize| match bytes.get(i) {
         Some(&byte) if byte & 0xC0 == 0x80 => Some(u32::from(byte & 0x3F)),
         _ => None,
@@ -200,6 +247,23 @@ mod tests {
             for (members, set) in &sets {
                 let class = CLASSES.of(c as u32);
                 assert_eq!(set.has(class), members[c as usize], "{c:?} is {class:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn the_views_by_bytes_agree_with_the_decoder() {
+        let tail = 0x80..=0xBF;
+        for a in 0xC0..=0xDF {
+            for b in tail.clone() {
+                let class = decode(&[a, b]).map_or(Class::Invalid, |(code, _)| CLASSES.of(code));
+                assert_eq!(CLASSES.of_two([a, b]), class, "{a:x} {b:x}");
+            }
+        }
+        for a in 0xE0..=0xEF {
+            for (b, c) in tail.clone().flat_map(|b| tail.clone().map(move |c| (b, c))) {
+                let class = decode(&[a, b, c]).map_or(Class::Invalid, |(code, _)| CLASSES.of(code));
+                assert_eq!(CLASSES.of_three([a, b, c]), class, "{a:x} {b:x} {c:x}");
             }
         }
     }

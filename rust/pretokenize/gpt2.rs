@@ -86,8 +86,8 @@ fn piece(text: Text<'_>, start: usize) -> usize {
     let kind = match class {
         Class::White => return white(text, start),
         Class::Number => Set::NUMBER,
-        Class::Other | Class::Mark => Set::OTHER,
         Class::Upper | Class::Lower | Class::Caseless => Set::LETTER,
+        Class::Other | Class::Mark | Class::Invalid => Set::OTHER,
     };
     text.run(at + length, kind)
 }

@@ -1,167 +1,12 @@
 //! The classes of 64 bytes of text at a time, as masks of a bit a byte.
 //!
-//! ASCII is classified by comparing all bytes at once: 8 in a register on any processor
-//! ([`Portable`]), 32 with AVX2 ([`Avx2`]). Characters beyond ASCII are looked up one by one; all
-//! bytes of a character carry its class.
+//! ASCII, and what text in Cyrillic, kana, ideographs and Hangul has most, is told by algebra on
+//! the [`planes`](super::planes) alone. Other characters are looked up one by one. All bytes of a
+//! character carry its class.
 
-use super::classes::Class;
+use super::classes::{Class, Classes};
+use super::planes::{Lanes, Planes, WIDTH};
 use super::text::Text;
-
-/// The bytes in a block.
-pub const WIDTH: usize = 64;
-
-/// The ASCII classes of a block. Bit i is byte i; bytes beyond ASCII are in `high` alone.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Ascii {
-    pub letter: u64,
-    pub upper: u64,
-    pub number: u64,
-    pub white: u64,
-    pub space: u64,
-    pub line: u64,
-    pub quote: u64,
-    pub slash: u64,
-    pub high: u64,
-}
-
-/// A way to classify the ASCII of a block.
-pub trait Lanes {
-    fn ascii(block: &[u8; WIDTH]) -> Ascii;
-}
-
-/// Eight bytes at a time in an integer register.
-pub struct Portable;
-
-impl Lanes for Portable {
-    #[inline(always)]
-    fn ascii(block: &[u8; WIDTH]) -> Ascii {
-        let mut masks = Ascii::default();
-        for (i, bytes) in block.as_chunks::<8>().0.iter().enumerate() {
-            let word = u64::from_le_bytes(*bytes);
-            let put = |mask: &mut u64, bits: u64| *mask |= gather(bits) << (8 * i);
-            let upper = within(word, b'A', b'Z');
-            let space = within(word, b' ', b' ');
-            put(&mut masks.letter, upper | within(word, b'a', b'z'));
-            put(&mut masks.upper, upper);
-            put(&mut masks.number, within(word, b'0', b'9'));
-            put(&mut masks.white, space | within(word, b'\t', b'\r'));
-            put(&mut masks.space, space);
-            put(
-                &mut masks.line,
-                within(word, b'\n', b'\n') | within(word, b'\r', b'\r'),
-            );
-            put(&mut masks.quote, within(word, b'\'', b'\''));
-            put(&mut masks.slash, within(word, b'/', b'/'));
-            put(&mut masks.high, word & TOPS);
-        }
-        masks
-    }
-}
-
-const ONES: u64 = 0x0101_0101_0101_0101;
-const TOPS: u64 = ONES << 7;
-
-/// The top bit of each byte that is ASCII and in `first..=last`.
-#[inline(always)]
-fn within(word: u64, first: u8, last: u8) -> u64 {
-    // With the top bits out of the way no sum carries into the next byte. The first sum has a top
-    // bit from `first` on, the second beyond `last`.
-    let low = word & !TOPS;
-    let from_first = low + ONES * u64::from(0x80 - first);
-    let past_last = low + ONES * u64::from(0x7F - last);
-    (from_first ^ past_last) & TOPS & !word
-}
-
-/// The top bits of the bytes, side by side: bit i is byte i.
-#[inline(always)]
-fn gather(tops: u64) -> u64 {
-    (tops >> 7).wrapping_mul(0x0102_0408_1020_4080) >> 56
-}
-
-/// Two times 32 bytes in vector registers.
-#[cfg(target_arch = "x86_64")]
-pub struct Avx2;
-
-#[cfg(target_arch = "x86_64")]
-impl Avx2 {
-    /// Whether this processor has what [`Avx2`] and its callers are compiled for.
-    pub fn detected() -> bool {
-        is_x86_feature_detected!("avx2")
-            && is_x86_feature_detected!("bmi1")
-            && is_x86_feature_detected!("bmi2")
-            && is_x86_feature_detected!("lzcnt")
-            && is_x86_feature_detected!("popcnt")
-    }
-}
-
-#[cfg(target_arch = "x86_64")]
-impl Lanes for Avx2 {
-    #[inline(always)]
-    fn ascii(block: &[u8; WIDTH]) -> Ascii {
-        // SAFETY: `Avx2` is only used after `Avx2::detected`.
-        unsafe { ascii_avx2(block) }
-    }
-}
-
-/// The classes by 32 bytes. What the caller does not use is not computed.
-#[cfg(target_arch = "x86_64")]
-#[target_feature(enable = "avx2")]
-#[inline]
-fn ascii_avx2(block: &[u8; WIDTH]) -> Ascii {
-    use std::arch::x86_64::*;
-    // SAFETY: both loads are inside the block.
-    let (v, w) = unsafe {
-        let first: *const __m256i = block.as_ptr().cast();
-        (_mm256_loadu_si256(first), _mm256_loadu_si256(first.add(1)))
-    };
-    let mask = |v, w| {
-        let [low, high] = [top_bits(v), top_bits(w)];
-        u64::from(low) | u64::from(high) << 32
-    };
-    let all = |byte: u8| _mm256_set1_epi8(byte.cast_signed());
-    let eq = |v, byte| _mm256_cmpeq_epi8(v, all(byte));
-    let is = |byte| mask(eq(v, byte), eq(w, byte));
-    let within_half = |v, first: u8, last: u8| {
-        let from = _mm256_sub_epi8(v, all(first));
-        _mm256_cmpeq_epi8(_mm256_min_epu8(from, all(last - first)), from)
-    };
-    let within = |v, w, first, last| mask(within_half(v, first, last), within_half(w, first, last));
-    let to_lower = |v| _mm256_or_si256(v, all(0x20));
-    let letter = within(to_lower(v), to_lower(w), b'a', b'z');
-    let space = is(b' ');
-    Ascii {
-        letter,
-        // Bit 5 is what tells the cases apart.
-        upper: letter & !mask(_mm256_slli_epi16::<2>(v), _mm256_slli_epi16::<2>(w)),
-        number: within(v, w, b'0', b'9'),
-        white: space | within(v, w, b'\t', b'\r'),
-        space,
-        line: is(b'\n') | is(b'\r'),
-        quote: is(b'\''),
-        slash: is(b'/'),
-        high: mask(v, w),
-    }
-}
-
-/// The top bit of each byte: `_mm256_movemask_epi8`, but opaque. LLVM sees through the intrinsic,
-/// moves the bit algebra of the callers into vectors, and takes those apart byte by byte (4x slower
-/// with rustc 1.95).
-#[cfg(target_arch = "x86_64")]
-#[target_feature(enable = "avx2")]
-#[inline]
-fn top_bits(v: std::arch::x86_64::__m256i) -> u32 {
-    let bits;
-    // SAFETY: one instruction of AVX2, from register to register.
-    unsafe {
-        std::arch::asm!(
-            "vpmovmskb {bits:e}, {v}",
-            bits = lateout(reg) bits,
-            v = in(ymm_reg) v,
-            options(pure, nomem, nostack, preserves_flags),
-        );
-    }
-    bits
-}
 
 /// The classes of a block's characters.
 #[derive(Clone, Copy, Debug)]
@@ -191,57 +36,120 @@ impl Masks {
     #[inline(always)]
     pub fn read<L: Lanes>(text: Text<'_>, at: usize) -> Self {
         let rest = &text.bytes[at..];
-        let (ascii, valid) = match rest.first_chunk::<WIDTH>() {
-            Some(block) => (L::ascii(block), !0),
+        let mut padded = [0; WIDTH];
+        let (block, valid) = match rest.first_chunk::<WIDTH>() {
+            Some(block) => (block, !0),
             None => {
-                let mut block = [0; WIDTH];
-                block[..rest.len()].copy_from_slice(rest);
-                (L::ascii(&block), low(rest.len()))
+                padded[..rest.len()].copy_from_slice(rest);
+                (&padded, low(rest.len()))
             }
         };
-        let masks = Self {
-            letter: ascii.letter,
-            upper: ascii.upper,
+        let planes = L::planes(block);
+        let masks = Self::of_ascii(&planes, valid);
+        let high = planes[7];
+        if high == 0 {
+            return masks;
+        }
+        let known = masks.with_high(block, &planes, text.classes);
+        known.unwrap_or_else(|| masks.with_invalid(high, text, at))
+    }
+
+    #[inline(always)]
+    fn of_ascii(planes: &Planes, valid: u64) -> Self {
+        let &[b0, b1, b2, b3, b4, b5, b6, b7] = planes;
+        // 0x41..=0x5A and 0x61..=0x7A: the low five bits are in 1..=26.
+        let past_z = b4 & b3 & (b2 | b1 & b0);
+        let letter = !b7 & b6 & (b4 | b3 | b2 | b1 | b0) & !past_z;
+        let low = !(b7 | b6);
+        let sign = low & b5 & !b4;
+        let control = low & !(b5 | b4) & b3;
+        let space = sign & !(b3 | b2 | b1 | b0);
+        let nine_to_thirteen = control & (b2 & !b1 | !b2 & (b1 | b0));
+        Self {
+            letter,
+            upper: letter & !b5,
             caseless: 0,
             mark: 0,
-            number: ascii.number,
-            white: ascii.white,
-            space: ascii.space,
-            line: ascii.line,
-            quote: ascii.quote,
-            slash: ascii.slash,
+            number: low & b5 & b4 & !(b3 & (b2 | b1)),
+            white: space | nine_to_thirteen,
+            space,
+            line: control & (b2 & !b1 & b0 | !b2 & b1 & !b0),
+            quote: sign & !b3 & b2 & b1 & b0,
+            slash: sign & b3 & b2 & b1 & b0,
             inner: 0,
             valid,
-        };
-        if ascii.high == 0 {
-            masks
-        } else {
-            masks.with_high(ascii.high, text, at)
         }
     }
 
-    /// Adds the characters beyond ASCII, whose bytes are `high`.
-    fn with_high(mut self, mut high: u64, text: Text<'_>, at: usize) -> Self {
-        let mut kinds = [0; 7];
+    /// Adds the characters beyond ASCII; `None` where there is an invalid byte.
+    #[inline(always)]
+    fn with_high(self, block: &[u8; WIDTH], planes: &Planes, classes: &Classes) -> Option<Self> {
+        let [.., b4, b5, b6, b7] = *planes;
+        let first = b7 & b6;
+        let (two, three, four) = (first & !b5, first & b5 & !b4, first & b5 & b4);
+        // A full block ends before a character that it does not hold.
+        let cut_off = two & !low(63) | three & !low(62) | four & !low(61);
+        let whole = low(cut_off.trailing_zeros() as usize);
+        let expected = (two | three | four) << 1 | (three | four) << 2 | four << 3;
+        if (b7 & !b6 ^ expected) & whole != 0 {
+            return None;
+        }
+        let valid = self.valid & whole;
+        let mut codes = Codes::default();
+        let known = codes.put_common(planes, two & valid, three & valid);
+        for i in bits(two & valid & !known) {
+            codes.put(i, classes.of_two([block[i], block[(i + 1) % WIDTH]]));
+        }
+        for i in bits(three & valid & !known) {
+            let bytes = [block[i], block[(i + 1) % WIDTH], block[(i + 2) % WIDTH]];
+            codes.put(i, classes.of_three(bytes));
+        }
+        for i in bits(four & valid) {
+            match classes.at(block, i) {
+                (class, 4) => codes.put(i, class),
+                _ => return None,
+            }
+        }
+        let inner = expected & valid;
+        codes.spread(inner);
+        (codes.are(Class::Invalid) == 0).then(|| self.with_codes(&codes, inner, valid))
+    }
+
+    /// Adds the characters beyond ASCII, whose bytes are `high`, some of them invalid.
+    #[cold]
+    #[inline(never)]
+    fn with_invalid(self, mut high: u64, text: Text<'_>, at: usize) -> Self {
+        let (mut codes, mut inner, mut valid) = (Codes::default(), 0, self.valid);
         while high != 0 {
             let i = high.trailing_zeros() as usize;
             let (class, length) = text.at(at + i);
             if i + length > WIDTH {
-                self.valid = low(i);
+                valid = low(i);
                 break;
             }
-            let bits = low(length) << i;
-            kinds[class as usize] |= bits;
-            self.inner |= bits & (bits << 1);
-            high &= !bits;
+            let character = low(length) << i;
+            codes.put_all(character, class);
+            inner |= character & character << 1;
+            high &= !character;
         }
-        self.upper |= kinds[Class::Upper as usize];
-        self.caseless = kinds[Class::Caseless as usize];
-        self.letter |= kinds[Class::Upper as usize] | kinds[Class::Lower as usize] | self.caseless;
-        self.mark = kinds[Class::Mark as usize];
-        self.number |= kinds[Class::Number as usize];
-        self.white |= kinds[Class::White as usize];
-        self
+        self.with_codes(&codes, inner, valid)
+    }
+
+    #[inline(always)]
+    fn with_codes(self, codes: &Codes, inner: u64, valid: u64) -> Self {
+        let [upper, lower, caseless] =
+            [Class::Upper, Class::Lower, Class::Caseless].map(|class| codes.are(class));
+        Self {
+            letter: self.letter | upper | lower | caseless,
+            upper: self.upper | upper,
+            caseless,
+            mark: codes.are(Class::Mark),
+            number: self.number | codes.are(Class::Number),
+            white: self.white | codes.are(Class::White),
+            inner,
+            valid,
+            ..self
+        }
     }
 
     /// From the last bytes of characters to their first.
@@ -264,8 +172,174 @@ impl Masks {
     }
 }
 
+/// The classes of characters, the three bits of each class in a mask of their own: a class is put
+/// without a branch and without going through memory.
+#[derive(Clone, Copy, Default)]
+struct Codes([u64; 3]);
+
+impl Codes {
+    #[inline(always)]
+    fn put(&mut self, at: usize, class: Class) {
+        for (bit, plane) in self.0.iter_mut().enumerate() {
+            *plane |= (class as u64 >> bit & 1) << at;
+        }
+    }
+
+    #[inline(always)]
+    fn put_all(&mut self, at: u64, class: Class) {
+        for (bit, plane) in self.0.iter_mut().enumerate() {
+            *plane |= at & (class as u64 >> bit & 1).wrapping_neg();
+        }
+    }
+
+    /// Puts the classes of the first bytes, of two and three, that belong to blocks of Unicode
+    /// where little algebra tells all; those bytes.
+    #[inline(always)]
+    fn put_common(&mut self, planes: &Planes, two: u64, three: u64) -> u64 {
+        let &[b0, b1, b2, b3, b4, ..] = planes;
+        // Bits of the second and third byte, where the first byte is.
+        let second = planes.map(|plane| plane >> 1);
+        let third = planes.map(|plane| plane >> 2);
+
+        // D0 and D1: U+0400..042F capitals, 0430..045F not; from 0460 on they alternate.
+        let cyrillic = two & b4 & !(b3 | b2 | b1);
+        let (d0, d1) = (cyrillic & !b0, cyrillic & b0);
+        let from_b0 = second[5] & second[4];
+        let (upper, lower) = (d0 & !from_b0, d0 & from_b0 | d1 & !second[5]);
+
+        // E5..E9, EB and EC: U+5000..9FFF and B000..CFFF, letters all.
+        let five_to_seven = !b3 & b2 & (b1 | b0);
+        let eight_nine_b = b3 & !b2 & (!b1 | b0);
+        let ideograph = three & (five_to_seven | eight_nine_b | b3 & b2 & !(b1 | b0));
+
+        // E3 81..83: U+3041..3096 and 30A1..30FF but 30FB, letters all.
+        let kana = three & !(b3 | b2) & b1 & b0;
+        let kana = kana & !(second[5] | second[4] | second[3] | second[2]);
+        let low_bits = third[4] | third[3] | third[2] | third[1] | third[0];
+        let past_16 = third[4] & (third[3] | third[2] & third[1] & third[0]);
+        let is_3b = third[5] & third[4] & third[3] & !third[2] & third[1] & third[0];
+        let in_81 = third[5] | low_bits;
+        let in_82 = third[5] & low_bits | !third[5] & !past_16;
+        let letter = !second[1] & second[0] & in_81
+            | second[1] & !second[0] & in_82
+            | second[1] & second[0] & !is_3b;
+        let caseless = ideograph | kana & letter;
+
+        self.put_all(upper, Class::Upper);
+        self.put_all(lower, Class::Lower);
+        self.put_all(caseless, Class::Caseless);
+        upper | lower | caseless
+    }
+
+    /// Gives the bytes of each character the class of the first.
+    #[inline(always)]
+    fn spread(&mut self, inner: u64) {
+        for plane in &mut self.0 {
+            for _ in 0..3 {
+                *plane |= *plane << 1 & inner;
+            }
+        }
+    }
+
+    #[inline(always)]
+    fn are(&self, class: Class) -> u64 {
+        let plane = |bit: usize| {
+            if class as usize >> bit & 1 != 0 {
+                self.0[bit]
+            } else {
+                !self.0[bit]
+            }
+        };
+        plane(0) & plane(1) & plane(2)
+    }
+}
+
+/// The positions of the bits.
+#[inline(always)]
+fn bits(mut of: u64) -> impl Iterator<Item = usize> {
+    std::iter::from_fn(move || {
+        let first = of.trailing_zeros() as usize;
+        (of != 0).then(|| {
+            of &= of - 1;
+            first
+        })
+    })
+}
+
 /// The lowest `count` bits, 64 at most.
 #[inline(always)]
 pub fn low(count: usize) -> u64 {
     if count >= 64 { !0 } else { (1 << count) - 1 }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::planes::Portable;
+    use super::*;
+
+    /// What the masks say of the character that begins at bit `at`.
+    fn class(masks: &Masks, at: usize) -> Class {
+        let is = |mask: u64| mask >> at & 1 != 0;
+        match () {
+            () if is(masks.mark) => Class::Mark,
+            () if is(masks.number) => Class::Number,
+            () if is(masks.white) => Class::White,
+            () if is(masks.caseless) => Class::Caseless,
+            () if is(masks.upper) => Class::Upper,
+            () if is(masks.letter) => Class::Lower,
+            () => Class::Other,
+        }
+    }
+
+    /// Every byte of the character at `at` has the class that the table gives it.
+    fn assert_told<L: Lanes>(text: &[u8], at: usize) {
+        let text = Text::new(text);
+        let masks = Masks::read::<L>(text, 0);
+        let (expected, length) = text.at(at);
+        if at + length <= WIDTH {
+            let inner = if length == 1 {
+                0
+            } else {
+                low(length - 1) << (at + 1)
+            };
+            assert_eq!(masks.inner, inner, "{:x?}", text.bytes);
+            for byte in at..at + length {
+                assert_eq!(class(&masks, byte), expected, "{:x?}", text.bytes);
+                assert_eq!(masks.valid >> byte & 1, 1);
+            }
+        } else {
+            assert_eq!(masks.valid, low(at));
+        }
+    }
+
+    #[test]
+    fn every_character_is_told_wherever_it_stands_in_a_block() {
+        for c in '\0'..=char::MAX {
+            for at in [c as usize % 64, 61 + c as usize % 3] {
+                let mut text = [b'.'; 70];
+                c.encode_utf8(&mut text[at..]);
+                assert_told::<Portable>(&text, at);
+                assert_told::<Portable>(&text[..at + c.len_utf8()], at);
+                #[cfg(target_arch = "x86_64")]
+                if super::super::planes::Avx2::detected() {
+                    assert_told::<super::super::planes::Avx2>(&text, at);
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn ascii_signs_are_told() {
+        for byte in 0..0x80 {
+            let masks = Masks::read::<Portable>(Text::new(&[b'.', byte]), 0);
+            let told = [masks.space, masks.line, masks.quote, masks.slash].map(|mask| mask == 2);
+            let expected = [
+                byte == b' ',
+                b"\r\n".contains(&byte),
+                byte == b'\'',
+                byte == b'/',
+            ];
+            assert_eq!(told, expected, "{byte:x}");
+        }
+    }
 }

@@ -12,6 +12,7 @@ mod classes;
 mod gpt2;
 mod known;
 mod masks;
+mod planes;
 mod regex;
 mod split;
 #[cfg(test)]

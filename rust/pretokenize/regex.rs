@@ -54,6 +54,12 @@ impl Custom {
         &self.source
     }
 
+    /// Whether it runs in linear time.
+    #[cfg(test)]
+    pub fn is_linear(&self) -> bool {
+        matches!(self.engine, Engine::Linear(..))
+    }
+
     /// The matches in the text, from its beginning.
     pub fn matches<'a>(&'a self, text: &'a [u8]) -> Matches<'a> {
         let (text, replaced) = well_formed(text);
@@ -106,7 +112,8 @@ fn linear(source: &str) -> Option<Engine> {
     if possessive(source) {
         return None;
     }
-    if let Some(head) = TAILS.iter().find_map(|tail| source.strip_suffix(tail)) {
+    let head = TAILS.iter().find_map(|tail| source.strip_suffix(tail));
+    if let Some(head) = head.filter(|head| !flagged(head)) {
         let regex = build(&[head, r"\s+"])?;
         return Some(Engine::Linear(regex, Some(PatternID::must(1))));
     }
@@ -116,7 +123,7 @@ fn linear(source: &str) -> Option<Engine> {
 /// Whether a quantifier is followed by `+`, which `regex-syntax` reads as a second quantifier.
 fn possessive(source: &str) -> bool {
     let bytes = source.as_bytes();
-    let (mut at, mut class_depth, mut quantified) = (0, 0usize, false);
+    let (mut at, mut class_depth, mut quantified) = (0, 0_usize, false);
     while at < bytes.len() {
         let byte = bytes[at];
         if class_depth == 0 && quantified && byte == b'+' {
@@ -124,6 +131,15 @@ fn possessive(source: &str) -> bool {
         }
         quantified = class_depth == 0 && matches!(byte, b'*' | b'+' | b'?' | b'}');
         match byte {
+            b'\\'
+                if matches!(
+                    bytes[at + 1..],
+                    [b'p' | b'P' | b'x' | b'u' | b'U' | b'b', b'{', ..]
+                ) =>
+            {
+                // These braces belong to the escape, as in `\p{L}`.
+                at += bytes[at..].iter().position(|&b| b == b'}').unwrap_or(1);
+            }
             b'\\' => at += 1,
             b'[' => class_depth += 1,
             b']' => class_depth = class_depth.saturating_sub(1),
@@ -132,6 +148,17 @@ fn possessive(source: &str) -> bool {
         at += 1;
     }
     false
+}
+
+/// Whether flags are set, up to the end of the regex, that could change what `\s+` means.
+fn flagged(source: &str) -> bool {
+    source.split("(?").skip(1).any(|group| {
+        let flags = group
+            .split([')', ':', '<', '=', '!'])
+            .next()
+            .unwrap_or_default();
+        group[flags.len()..].starts_with(')') && !flags.chars().all(|flag| "ims".contains(flag))
+    })
 }
 
 /// The length in bytes of the last character.

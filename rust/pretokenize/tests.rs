@@ -1,6 +1,64 @@
-//! The scanners against `fancy-regex` running the published regexes.
+//! The scanners against `fancy-regex` running the published regexes, and each way to scan against
+//! the others.
 
+use super::planes::Portable;
 use super::*;
+use std::time::{Duration, Instant};
+
+/// A way to scan a known pattern.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Way {
+    /// A character at a time, as the definitions in `gpt2` and `words` say.
+    Characters,
+    /// In blocks, without vector instructions.
+    Portable,
+    /// As [`Scanner`] does here.
+    Detected,
+}
+
+impl Way {
+    const ALL: [Self; 3] = [Self::Characters, Self::Portable, Self::Detected];
+}
+
+/// Calls `batch` with the ends of the text's pieces, some at a time.
+fn scan_by(pattern: &Pattern, text: &[u8], way: Way, batch: impl FnMut(&[usize])) {
+    let Kind::Known(known) = &pattern.0 else {
+        unreachable!()
+    };
+    match known.rule {
+        Rule::Whole => unreachable!(),
+        Rule::Gpt2 => scan_rule_by(Gpt2, text, way, batch),
+        Rule::Words(rules) if rules.cased => scan_rule_by(Words::<true>(rules), text, way, batch),
+        Rule::Words(rules) => scan_rule_by(Words::<false>(rules), text, way, batch),
+    }
+}
+
+fn scan_rule_by<R: blocks::Rule>(rule: R, text: &[u8], way: Way, mut batch: impl FnMut(&[usize])) {
+    let (text, mut ends, mut walk, mut at) = (Text::new(text), Vec::new(), Walk::default(), 0);
+    loop {
+        ends.clear();
+        match way {
+            Way::Detected => walk.fill(rule, text, &mut ends, BATCH),
+            Way::Portable => walk.fill_by::<Portable, R>(rule, text, &mut ends, BATCH),
+            Way::Characters => {
+                while at < text.bytes.len() && ends.len() < BATCH {
+                    at = rule.piece(text, at);
+                    ends.push(at);
+                }
+            }
+        }
+        if ends.is_empty() {
+            return;
+        }
+        batch(&ends);
+    }
+}
+
+fn ends_by(pattern: &Pattern, text: &[u8], way: Way) -> Vec<usize> {
+    let mut all = Vec::new();
+    scan_by(pattern, text, way, |ends| all.extend_from_slice(ends));
+    all
+}
 
 /// The ends of the text's pieces by the pattern's scanner.
 fn scan(pattern: &Pattern, text: &[u8]) -> Vec<usize> {
@@ -48,20 +106,54 @@ fn named() -> Vec<Pattern> {
         .into()
 }
 
+/// The scanner, in each way, finds the pieces that the regex does.
 fn assert_equal(pattern: &Pattern, regex: &fancy_regex::Regex, text: &[u8]) {
-    let (found, expected) = (scan(pattern, text), oracle(regex, text));
+    let expected = oracle(regex, text);
+    assert_same(
+        pattern,
+        text,
+        "the scanner",
+        &scan(pattern, text),
+        &expected,
+    );
+    for way in Way::ALL {
+        assert_same(
+            pattern,
+            text,
+            &format!("{way:?}"),
+            &ends_by(pattern, text, way),
+            &expected,
+        );
+    }
+}
+
+/// Every way finds the same pieces.
+fn assert_ways_agree(pattern: &Pattern, text: &[u8]) {
+    let expected = ends_by(pattern, text, Way::Characters);
+    for way in [Way::Portable, Way::Detected] {
+        assert_same(
+            pattern,
+            text,
+            &format!("{way:?}"),
+            &ends_by(pattern, text, way),
+            &expected,
+        );
+    }
+}
+
+fn assert_same(pattern: &Pattern, text: &[u8], way: &str, found: &[usize], expected: &[usize]) {
     if found == expected {
         return;
     }
     let same = found
         .iter()
-        .zip(&expected)
+        .zip(expected)
         .take_while(|(a, b)| a == b)
         .count();
     let from = if same == 0 { 0 } else { expected[same - 1] };
     let shown = String::from_utf8_lossy(&text[from..text.len().min(from + 100)]);
     panic!(
-        "{}: from byte {from} ({shown:?}) piece ends at {:?}, expected {:?}",
+        "{}, {way}: from byte {from} ({shown:?}) a piece ends at {:?}, expected {:?}",
         pattern.name(),
         found.get(same),
         expected.get(same)
@@ -217,20 +309,357 @@ fn a_safe_split_leaves_the_pieces_as_they_are() {
     }
 }
 
+#[test]
+fn every_way_agrees_at_every_offset_from_a_block_edge() {
+    let fillers: [&[u8]; 7] = [
+        b"a",
+        b"A",
+        b" ",
+        b"1",
+        b"-",
+        "\u{4e2d}".as_bytes(),
+        "\u{416}".as_bytes(),
+    ];
+    for pattern in named() {
+        let mut random = Random(4);
+        for offset in 0..=130_usize {
+            for filler in fillers {
+                let mut text = filler.repeat(offset.div_ceil(filler.len()));
+                text.extend(generated(&mut random, 30));
+                assert_ways_agree(&pattern, &text);
+            }
+        }
+    }
+}
+
+/// Characters around which the patterns do something, with one to be put between them.
+fn contexts(c: &[u8]) -> Vec<u8> {
+    let frames: [(&[u8], &[u8]); 10] = [
+        (b"a", b"b"),
+        (b" ", b" "),
+        (b"'", b"'s"),
+        (b"!", b"a"),
+        (b"1", b"1"),
+        (b"A", b"a"),
+        (b"\n", b"\r\n"),
+        (b"- ", b"/"),
+        ("\u{4e2d}".as_bytes(), b"A"),
+        (b"  ", b"\n/ "),
+    ];
+    frames
+        .iter()
+        .flat_map(|(left, right)| [left, c, right].concat())
+        .collect()
+}
+
+fn in_contexts(characters: impl Iterator<Item = char>) -> Vec<u8> {
+    characters
+        .flat_map(|c| contexts(c.encode_utf8(&mut [0; 4]).as_bytes()))
+        .collect()
+}
+
+/// Characters where the class changes, their neighbours, and some between.
+fn telling_characters() -> impl Iterator<Item = char> {
+    let class = |c: char| Text::new(c.encode_utf8(&mut [0; 4]).as_bytes()).at(0).0;
+    ('\0'..char::MAX)
+        .zip('\u{1}'..=char::MAX)
+        .flat_map(move |(a, b)| {
+            let tells = class(a) != class(b);
+            [a, b]
+                .into_iter()
+                .filter(move |c| tells || (*c == b && (*c as u32).is_multiple_of(997)))
+        })
+}
+
+#[test]
+fn telling_characters_scan_as_their_regex_does_in_every_context() {
+    let text = in_contexts(telling_characters());
+    for pattern in named() {
+        // A part at a time: `fancy-regex` is slower on long texts.
+        let regex = oracle_of(&pattern);
+        text.chunks(1 << 14)
+            .for_each(|part| assert_equal(&pattern, &regex, part));
+    }
+}
+
+#[test]
+#[ignore = "minutes: every code point through fancy-regex"]
+fn every_character_scans_as_its_regex_does_in_every_context() {
+    for pattern in named() {
+        let regex = oracle_of(&pattern);
+        for first in (0..0x11_0000).step_by(256) {
+            let text = in_contexts((first..first + 256).filter_map(char::from_u32));
+            assert_equal(&pattern, &regex, &text);
+        }
+    }
+}
+
+/// The texts to sweep over: those that `SCAN_TEXTS` names (`a.txt:b.txt`), else the corpora.
+fn texts() -> Vec<(String, Vec<u8>)> {
+    let names = ["shakespeare", "tinystories-valid", "web", "wikitext-test"];
+    let corpora = names
+        .map(|name| format!("../shared/data/{name}.txt"))
+        .join(":");
+    let paths = std::env::var("SCAN_TEXTS").unwrap_or(corpora);
+    let read = |path: &str| match std::fs::read(path) {
+        Ok(text) => Some((path.to_owned(), text)),
+        Err(error) => {
+            eprintln!("skipped: {path}: {error}");
+            None
+        }
+    };
+    paths.split(':').filter_map(read).collect()
+}
+
+#[test]
+fn corpora_scan_as_their_regexes_do() {
+    for (_, text) in texts() {
+        for pattern in named() {
+            let regex = oracle_of(&pattern);
+            assert_equal(
+                &pattern,
+                &regex,
+                &text[text.len() / 2..][..100_000.min(text.len() / 2)],
+            );
+            assert_ways_agree(&pattern, &text);
+        }
+    }
+}
+
+#[test]
+#[ignore = "minutes: whole corpora through fancy-regex"]
+fn whole_corpora_scan_as_their_regexes_do() {
+    for (path, text) in texts() {
+        for pattern in named() {
+            eprintln!("{path} {}", pattern.name());
+            let regex = oracle_of(&pattern);
+            text.chunks(1 << 20)
+                .for_each(|part| assert_equal(&pattern, &regex, part));
+        }
+    }
+}
+
+#[test]
+#[ignore = "minutes: a million generated strings"]
+fn a_million_generated_strings_scan_as_their_regex_does() {
+    for pattern in named() {
+        let (regex, mut random) = (oracle_of(&pattern), Random(5));
+        for _ in 0..200_000 {
+            let parts = random.below(60) + 1;
+            assert_equal(&pattern, &regex, &generated(&mut random, parts));
+        }
+    }
+}
+
+#[test]
+fn safe_splits_of_corpora_leave_the_pieces_as_they_are() {
+    for (_, text) in texts() {
+        let text = &text[..text.len().min(20_000)];
+        for pattern in named() {
+            for near in (0..text.len() - 1000).step_by(499) {
+                assert!(assert_split_is_safe(&pattern, text, near));
+            }
+        }
+    }
+}
+
+#[test]
+fn scanning_takes_linear_time_whatever_the_bytes() {
+    let units: [&[u8]; 20] = [
+        b" ",
+        b"\n",
+        b"'",
+        b"a",
+        b"A",
+        b"1",
+        b"!",
+        b"'s",
+        b"a'",
+        b"aA",
+        b"\r\n ",
+        b"!\n/",
+        b"//\n",
+        b" \t",
+        b"\xff",
+        "\u{4e2d}".as_bytes(),
+        "\u{4e2d}A".as_bytes(),
+        "\u{301}".as_bytes(),
+        "A\u{301}A!".as_bytes(),
+        "\u{3000}".as_bytes(),
+    ];
+    for unit in units {
+        for tail in [&b""[..], b"x", "A\u{4e2d}".as_bytes(), b"1"] {
+            let mut text = unit.repeat((1 << 20) / unit.len());
+            text.extend_from_slice(tail);
+            for pattern in named() {
+                let begin = Instant::now();
+                let ends = scan(&pattern, &text);
+                assert_eq!(ends.last(), Some(&text.len()));
+                // Some milliseconds; a quadratic scan of a megabyte takes many minutes.
+                let taken = begin.elapsed();
+                assert!(
+                    taken < Duration::from_secs(5),
+                    "{} {unit:?}: {taken:?}",
+                    pattern.name()
+                );
+            }
+        }
+    }
+}
+
+#[test]
+fn the_pattern_none_has_one_piece_and_an_empty_text_has_none() {
+    for pattern in named().iter().chain([&Pattern::named("none").unwrap()]) {
+        assert!(scan(pattern, b"").is_empty());
+    }
+    let none = Pattern::named("").unwrap();
+    assert_eq!((none.name(), none.regex()), ("none", ""));
+    assert_eq!(scan(&none, b"two words"), [9]);
+    assert_eq!(none.safe_split(b"two words", 1), None);
+}
+
+#[test]
+fn a_name_and_its_alias_and_its_regex_are_one_pattern() {
+    for (alias, name) in [("r50k", "gpt2"), ("p50k_base", "gpt2"), ("qwen", "qwen2")] {
+        let pattern = Pattern::named(alias).unwrap();
+        assert_eq!(pattern.name(), name);
+        assert_eq!(pattern, Pattern::named(name).unwrap());
+        assert_eq!(pattern, Pattern::from_regex(pattern.regex()).unwrap());
+    }
+    assert_ne!(
+        Pattern::named("cl100k").unwrap(),
+        Pattern::named("llama3").unwrap()
+    );
+    assert_eq!(
+        Pattern::from_regex("a+").unwrap(),
+        Pattern::named("a+").unwrap()
+    );
+}
+
+#[test]
+fn an_unknown_name_is_refused_with_the_nearest() {
+    let message = Pattern::named("cl10k").unwrap_err().to_string();
+    assert_eq!(
+        message,
+        "pattern 'cl10k' is none of gpt2, cl100k, o200k, llama3, qwen2, none; \
+         did you mean 'cl100k'? (A regex works too.)"
+    );
+    assert_eq!(Pattern::from_regex("cl10k").unwrap().name(), "custom");
+    let message = Pattern::named("a(").unwrap_err().to_string();
+    assert!(
+        message.starts_with("the pattern 'a(' is no regex: "),
+        "{message}"
+    );
+}
+
+/// The pieces as text.
+fn pieces<'a>(pattern: &Pattern, text: &'a [u8]) -> Vec<&'a [u8]> {
+    let mut begun = 0;
+    let cut = |end: usize| &text[std::mem::replace(&mut begun, end)..end];
+    scan(pattern, text).into_iter().map(cut).collect()
+}
+
+#[test]
+fn a_custom_regex_keeps_what_it_does_not_match_as_pieces() {
+    let pattern = Pattern::named("[a-z]+|[0-9]").unwrap();
+    let expected: [&[u8]; 6] = [b"ab", b", ", b"1", b"2", b"\xff\xe4!", b"z"];
+    assert_eq!(pieces(&pattern, b"ab, 12\xff\xe4!z"), expected);
+    assert!(matches!(&pattern.0, Kind::Custom(c) if c.is_linear()));
+}
+
+#[test]
+fn a_custom_regex_may_match_nothing() {
+    for regex in ["x*", "(?=a)|b", "^|$"] {
+        let pattern = Pattern::named(regex).unwrap();
+        assert_eq!(
+            pieces(&pattern, "\u{e9}xx\u{e9}".as_bytes()).concat().len(),
+            6,
+            "{regex}"
+        );
+    }
+    let pattern = Pattern::named("x*").unwrap();
+    assert_eq!(scan(&pattern, b"axxbb"), [1, 3, 5]);
+}
+
+/// `scan` by another road: the matches of `fancy-regex`, and the text between them.
+fn isolated(regex: &fancy_regex::Regex, text: &str) -> Vec<usize> {
+    let mut ends = Vec::new();
+    for found in regex
+        .find_iter(text)
+        .map(|m| m.unwrap())
+        .filter(|m| m.start() < m.end())
+    {
+        ends.extend([found.start(), found.end()]);
+    }
+    ends.push(text.len());
+    ends.dedup();
+    ends.retain(|&end| end > 0);
+    ends
+}
+
+#[test]
+fn custom_regexes_cut_alike_on_both_engines() {
+    let regexes = [
+        (r"\w+|\s+(?!\S)|\s+", true),
+        (r"\w+|[^\s\w]+|\s+(?!\S)|\s", true),
+        (r"(?i)WORD|'s|\p{Lu}?\p{Ll}+|\s+(?!\S)|\s+", true),
+        (r"\p{N}{1,2}|\p{L}", true),
+        (r"\b", true),
+        (r"[+*]++|a?+", false),
+        (r"[^\]+a]\++|\}+", true),
+        (r"\p{L}++|.", false),
+        (r"\w{2}+|\W", false),
+        (r"(?U)a+|\s+(?!\S)|\s+", false),
+        (r"\s+(?!\S)|x", false),
+        (r"(\p{L})\1", false),
+    ];
+    for (source, linear) in regexes {
+        let pattern = Pattern::from_regex(source).unwrap();
+        let regex = fancy_regex::Regex::new(source).unwrap();
+        assert!(
+            matches!(&pattern.0, Kind::Custom(c) if c.is_linear() == linear),
+            "{source}"
+        );
+        let mut random = Random(6);
+        for _ in 0..300 {
+            let text = String::from_utf8_lossy(&generated(&mut random, 20)).into_owned();
+            assert_eq!(
+                scan(&pattern, text.as_bytes()),
+                isolated(&regex, &text),
+                "{source} {text:?}"
+            );
+        }
+    }
+}
+
+#[test]
+fn a_custom_regex_that_backtracks_without_end_is_an_error() {
+    let pattern = Pattern::named(r"(?:a|a)*(?=b)c|(a|aa)+(?<!a)").unwrap();
+    let text = [b'a'; 64];
+    let mut ends = vec![7];
+    let message = pattern
+        .scanner(&text)
+        .fill(&mut ends)
+        .unwrap_err()
+        .to_string();
+    assert!(
+        message.contains("gave up on the text behind byte 0"),
+        "{message}"
+    );
+}
+
 /// Prints MB/s (best of seven) of each way to scan: `SCAN_TEXTS=a.txt:b.txt cargo test --release
 /// scan_speed -- --ignored --nocapture`.
 #[test]
 #[ignore = "a measurement"]
 fn scan_speed() {
-    let texts = std::env::var("SCAN_TEXTS").unwrap_or("../shared/data/shakespeare.txt".into());
-    for path in texts.split(':') {
-        let text = std::fs::read(path).unwrap();
+    for (path, text) in texts() {
         println!("{path} ({} bytes)", text.len());
         for pattern in named() {
             let rates = Way::ALL.map(|way| {
                 let seconds = (0..7).map(|_| {
-                    let begin = std::time::Instant::now();
-                    let pieces = count(&pattern, &text, way);
+                    let (begin, mut pieces) = (Instant::now(), 0);
+                    scan_by(&pattern, &text, way, |ends| pieces += ends.len());
                     (begin.elapsed().as_secs_f64(), pieces)
                 });
                 let (best, pieces) = seconds.min_by(|a, b| a.0.total_cmp(&b.0)).unwrap();
@@ -239,53 +668,6 @@ fn scan_speed() {
             assert!(rates.iter().all(|(_, pieces)| *pieces == rates[0].1));
             let shown = rates.map(|(rate, _)| format!("{rate:6.0}")).join(" ");
             println!("  {:7} {shown}  MB/s ({:?})", pattern.name(), Way::ALL);
-        }
-    }
-}
-
-/// A way to scan.
-#[derive(Clone, Copy, Debug, PartialEq)]
-enum Way {
-    Characters,
-    Portable,
-    Detected,
-}
-
-impl Way {
-    const ALL: [Self; 3] = [Self::Characters, Self::Portable, Self::Detected];
-}
-
-/// The number of pieces.
-fn count(pattern: &Pattern, text: &[u8], way: Way) -> usize {
-    let Kind::Known(known) = &pattern.0 else {
-        unreachable!()
-    };
-    match known.rule {
-        Rule::Whole => unreachable!(),
-        Rule::Gpt2 => count_by(Gpt2, text, way),
-        Rule::Words(rules) if rules.cased => count_by(Words::<true>(rules), text, way),
-        Rule::Words(rules) => count_by(Words::<false>(rules), text, way),
-    }
-}
-
-fn count_by<R: blocks::Rule>(rule: R, text: &[u8], way: Way) -> usize {
-    let (text, mut ends, mut pieces) = (Text::new(text), Vec::new(), 0);
-    let (mut walk, mut at) = (Walk::default(), 0);
-    loop {
-        ends.clear();
-        match way {
-            Way::Detected => walk.fill(rule, text, &mut ends, BATCH),
-            Way::Portable => walk.fill_by::<masks::Portable, R>(rule, text, &mut ends, BATCH),
-            Way::Characters => {
-                while at < text.bytes.len() && ends.len() < BATCH {
-                    at = rule.piece(text, at);
-                    ends.push(at);
-                }
-            }
-        }
-        pieces += ends.len();
-        if ends.is_empty() {
-            return pieces;
         }
     }
 }

@@ -6,7 +6,7 @@ use super::classes::{CLASSES, Class, Classes, Set};
 #[derive(Clone, Copy)]
 pub struct Text<'a> {
     pub bytes: &'a [u8],
-    classes: &'static Classes,
+    pub classes: &'static Classes,
 }
 
 impl<'a> Text<'a> {
