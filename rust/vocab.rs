@@ -15,6 +15,7 @@
 
 use crate::encode::{Scratch, merge};
 use crate::error::{Error, Result};
+use crate::formats::printable::to_bytes;
 use crate::hash::{hash_bytes, hash_word};
 use sha2::{Digest, Sha256};
 use std::collections::HashSet;
@@ -371,6 +372,7 @@ impl Vocab {
                 merges.len()
             ));
         }
+        check_specials(&specials, &tokens, &index)?;
         let mut ids = byte_ids(&tokens, &index)?;
         let mut symbols = vec![u32::MAX; tokens.len()];
         for (&id, byte) in ids.iter().zip(0..) {
@@ -438,6 +440,7 @@ impl Vocab {
         }
         let special_ids = add_specials(&mut tokens, &specials)?;
         let index = Index::new(&tokens, &special_ids)?;
+        check_specials(&specials, &tokens, &index)?;
         let mut ids = byte_ids(&tokens, &index)?;
         let mut table = MergeTable::with_capacity(ranked.len());
         let mut merges = Vec::with_capacity(ranked.len());
@@ -593,6 +596,27 @@ fn add_specials(
         }
     }
     Ok(ids)
+}
+
+/// Refuses a special token that files would write as they write an ordinary one.
+fn check_specials(
+    specials: &[Special],
+    tokens: &Tokens,
+    index: &Index,
+) -> std::result::Result<(), String> {
+    let mut bytes = Vec::new();
+    for special in specials {
+        bytes.clear();
+        if to_bytes(&special.text, &mut bytes).is_ok()
+            && let Some(id) = index.get(tokens, &bytes)
+        {
+            return Err(format!(
+                "the special token {:?} is spelled like the ordinary token with id {id}; choose a text that no merge can make, such as <|name|>",
+                special.text
+            ));
+        }
+    }
+    Ok(())
 }
 
 /// The ids of the 256 bytes.

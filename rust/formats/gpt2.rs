@@ -1,9 +1,9 @@
 //! GPT-2's pair of files: `vocab.json` maps tokens, written in printable characters, to ids;
 //! `merges.txt` holds a merge a line, lowest rank first. The pattern is GPT-2's.
 
-use super::{ordinary, printable, read, specials_by_id, write_whole};
+use super::{printable, read, write_whole};
 use crate::error::{Error, Result};
-use crate::formats::huggingface::{Entries, require_plain_merges};
+use crate::formats::huggingface::{Entries, require_plain_merges, written_tokens};
 use crate::pretokenize::Pattern;
 use crate::tokenizer::Tokenizer;
 use crate::vocab::{Special, SpelledMerges, Tokens, Vocab, special};
@@ -94,16 +94,7 @@ pub fn save(tokenizer: &Tokenizer, vocab: &Path, merges: &Path) -> Result<()> {
             tokenizer.pattern().name()
         )));
     }
-    let mut entries: Vec<(u32, String)> = ordinary(known)
-        .map(|(id, token)| (id, printable::to_text(token)))
-        .collect();
-    entries.extend(
-        specials_by_id(known)
-            .into_iter()
-            .map(|special| (special.id, special.text.clone())),
-    );
-    entries.sort_unstable();
-    let lines: Vec<String> = entries
+    let lines: Vec<String> = written_tokens(known)
         .iter()
         .map(|(id, text)| format!("{}: {id}", serde_json::Value::from(text.as_str())))
         .collect();

@@ -465,8 +465,9 @@ pub fn to_json(tokenizer: &Tokenizer) -> String {
             )
         })
         .collect();
-    let tokens: Vec<String> = ordinary(vocab)
-        .map(|(id, token)| format!("      {}: {id}", quoted(&printable::to_text(token))))
+    let tokens: Vec<String> = written_tokens(vocab)
+        .iter()
+        .map(|(id, text)| format!("      {}: {id}", quoted(text)))
         .collect();
     let token = |id| printable::to_text(vocab.tokens().get(id));
     let merges: Vec<String> = vocab
@@ -515,6 +516,19 @@ pub fn to_json(tokenizer: &Tokenizer) -> String {
         tokens.join(",\n"),
         merges.join(",\n")
     )
+}
+
+/// Ids and how a vocabulary in JSON writes them, by ascending id. Special tokens are among them:
+/// Hugging Face's library numbers anew those that are not.
+pub(super) fn written_tokens(vocab: &Vocab) -> Vec<(u32, String)> {
+    let ordinary = ordinary(vocab).map(|(id, token)| (id, printable::to_text(token)));
+    let specials = vocab
+        .specials()
+        .iter()
+        .map(|special| (special.id, special.text.clone()));
+    let mut tokens: Vec<(u32, String)> = ordinary.chain(specials).collect();
+    tokens.sort_unstable();
+    tokens
 }
 
 /// The pre-tokenizer that cuts as `pattern` does.

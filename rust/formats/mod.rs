@@ -4,7 +4,7 @@
 
 pub mod gpt2;
 pub mod huggingface;
-mod printable;
+pub(crate) mod printable;
 pub mod tiktoken;
 
 use crate::error::{Error, Result};

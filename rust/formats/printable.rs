@@ -48,7 +48,7 @@ const BYTES: [u16; 0x144] = {
 };
 
 /// Writes `bytes` as characters.
-pub(super) fn to_text(bytes: &[u8]) -> String {
+pub(crate) fn to_text(bytes: &[u8]) -> String {
     bytes.iter().map(|&byte| CHARS[usize::from(byte)]).collect()
 }
 
@@ -56,7 +56,7 @@ pub(super) fn to_text(bytes: &[u8]) -> String {
 ///
 /// # Errors
 /// The first character that stands for no byte.
-pub(super) fn to_bytes(text: &str, out: &mut Vec<u8>) -> Result<(), char> {
+pub(crate) fn to_bytes(text: &str, out: &mut Vec<u8>) -> Result<(), char> {
     for char in text.chars() {
         match BYTES.get(char as usize) {
             Some(&byte) if byte < 256 => out.push(byte as u8),

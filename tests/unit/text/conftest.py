@@ -1,0 +1,72 @@
+"""Real text and published vocabularies, from beside the repository where they are there."""
+
+import base64
+import importlib
+import lzma
+import random
+from functools import cache
+from pathlib import Path
+from unittest import mock
+
+import pytest
+
+from microgpt import Tokenizer
+
+DATA = Path(__file__).parents[4] / "shared" / "data"
+PUBLISHED = {"r50k_base": "gpt2", "cl100k_base": "cl100k", "o200k_base": "o200k"}
+CORPORA = (
+    *("english", "code", "multilingual", "shakespeare", "tinystories-train"),
+    *("tinystories-valid", "web", "wikitext-train-head", "wikitext-valid", "wikitext-test"),
+)
+
+
+def data_file(name):
+    path = DATA / name
+    if not path.exists():
+        pytest.skip(f"{path} is not there")
+    return path
+
+
+@cache
+def corpus(name, limit):
+    """The beginning of a corpus, without a cut character at its end."""
+    packed = DATA / f"{name}.txt.xz"
+    path = packed if packed.exists() else data_file(f"{name}.txt")
+    opened = lzma.open(path) if path.suffix == ".xz" else path.open("rb")
+    with opened as file:
+        return file.read(limit).decode(errors="ignore")
+
+
+@cache
+def published(name):
+    """Our tokenizer of a published vocabulary."""
+    return Tokenizer.from_tiktoken(data_file(f"openai/{name}.tiktoken"), PUBLISHED[name])
+
+
+@cache
+def tiktoken_of(name):
+    """tiktoken's own, offline."""
+    tiktoken = pytest.importorskip("tiktoken")
+    public = importlib.import_module("tiktoken_ext.openai_public")
+    lines = data_file(f"openai/{name}.tiktoken").read_bytes().splitlines()
+    pairs = [line.split() for line in lines]
+    ranks = {base64.b64decode(token): int(rank) for token, rank in pairs}
+    with mock.patch.object(public, "load_tiktoken_bpe", lambda *_, **__: ranks):
+        settings = getattr(public, name)()
+    # The published number of ids counts no special tokens that a file may leave out.
+    settings.pop("explicit_n_vocab", None)
+    return tiktoken.Encoding(**settings)
+
+
+WORDS = (
+    *("don't", "I'LL", "we've", "'S", "'ſ", "K", "naïve", "e\u0301", "日本語", "한국어", "прИвет"),
+    *("12345", "²³", "Ⅷ", "٣٤", "…", "--", "/*", "\r\n", "\n", "\n\n", " ", "  ", "\t", "\u3000"),
+    *("\u00a0", "\u2028", "\u200b", "👩‍👩‍👧", "🇫🇷", "\U0001f600", "<|x|>", "a", "Z", "hello", "\0"),
+    *("ǅ", "ʰ", "ಠ", "\ufffd", "\U00010ffff"[:1], "x" * 70, " " * 70, "=" * 40),
+)
+
+
+def generated(seed, pieces=400):
+    """A string of awkward parts; the same for the same seed."""
+    rng = random.Random(seed)
+    return "".join(rng.choice(WORDS) for _ in range(pieces))
