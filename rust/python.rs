@@ -50,7 +50,7 @@ fn to_python(error: Error) -> PyErr {
                     .next()
                     .unwrap_or_default()
                     .to_owned();
-                PyOSError::new_err((number, reason, path.clone()))
+                PyOSError::new_err((number, reason, path.clone().into_os_string()))
             }
             None => PyOSError::new_err(error.to_string()),
         },

@@ -345,6 +345,7 @@ impl Vocab {
     ) -> std::result::Result<Self, String> {
         let special_ids = add_specials(&mut tokens, &specials)?;
         let index = Index::new(&tokens, &special_ids)?;
+        byte_ids(&tokens, &index)?;
         let find = |token: &[u8]| {
             let text = || String::from_utf8_lossy(token);
             index

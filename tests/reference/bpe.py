@@ -1,5 +1,7 @@
 """Byte-level BPE as its definition says, slow and plain: the oracle of the encoder."""
 
+from itertools import pairwise
+
 
 def encode(piece, merges):
     """The ids of one piece: of all neighbours, join those whose merge ranks lowest, leftmost first.
@@ -9,7 +11,7 @@ def encode(piece, merges):
     ranks = {pair: rank for rank, pair in enumerate(merges)}
     parts = list(piece)
     while True:
-        pairs = list(zip(parts, parts[1:], strict=False))
+        pairs = list(pairwise(parts))
         ranked = [(ranks[pair], place) for place, pair in enumerate(pairs) if pair in ranks]
         if not ranked:
             return parts
@@ -23,7 +25,7 @@ def encode_ranked(piece, ids):
         return [ids[piece]]
     parts = [piece[i : i + 1] for i in range(len(piece))]
     while True:
-        joined = [left + right for left, right in zip(parts, parts[1:], strict=False)]
+        joined = [left + right for left, right in pairwise(parts)]
         ranked = [(ids[token], place) for place, token in enumerate(joined) if token in ids]
         if not ranked:
             return [ids[part] for part in parts]
@@ -40,11 +42,14 @@ def token_bytes(merges):
 
 
 def random_merges(rng, count, alphabet):
-    """`count` merges over the bytes of `alphabet`, any earlier tokens joined to any."""
-    merges, symbols = [], list(alphabet)
-    while len(merges) < count:
-        pair = (rng.choice(symbols), rng.choice(symbols))
-        if pair not in merges:
-            merges.append(pair)
-            symbols.append(255 + len(merges))
+    """At most `count` merges over the bytes of `alphabet`, any two earlier tokens in each.
+
+    No two make the same bytes, as no training does; otherwise the order is wild.
+    """
+    merges, tokens = [], {bytes([byte]): byte for byte in alphabet}
+    for _ in range(20 * count):
+        left, right = rng.choice(list(tokens)), rng.choice(list(tokens))
+        if len(merges) < count and left + right not in tokens and len(left + right) < 30:
+            tokens[left + right] = 256 + len(merges)
+            merges.append((tokens[left], tokens[right]))
     return merges

@@ -32,8 +32,8 @@ def corpus(name, limit):
     """The beginning of a corpus, without a cut character at its end."""
     packed = DATA / f"{name}.txt.xz"
     path = packed if packed.exists() else data_file(f"{name}.txt")
-    opened = lzma.open(path) if path.suffix == ".xz" else path.open("rb")
-    with opened as file:
+    opened = lzma.open if path.suffix == ".xz" else open
+    with opened(path, "rb") as file:
         return file.read(limit).decode(errors="ignore")
 
 
@@ -51,7 +51,7 @@ def tiktoken_of(name):
     lines = data_file(f"openai/{name}.tiktoken").read_bytes().splitlines()
     pairs = [line.split() for line in lines]
     ranks = {base64.b64decode(token): int(rank) for token, rank in pairs}
-    with mock.patch.object(public, "load_tiktoken_bpe", lambda *_, **__: ranks):
+    with mock.patch.object(public, "load_tiktoken_bpe", return_value=ranks):
         settings = getattr(public, name)()
     # The published number of ids counts no special tokens that a file may leave out.
     settings.pop("explicit_n_vocab", None)

@@ -77,7 +77,9 @@ def test_every_token_has_tiktokens_bytes(name):
 
 
 @pytest.mark.parametrize("length", [1, 15, 16, 17, 63, 64, 65, 100, 1000, 20_000])
-@pytest.mark.parametrize("letters", ["a", "ab", "abcdefghijklmnopqrstuvwxyz", " ", "0123456789", "é"])
+@pytest.mark.parametrize(
+    "letters", ["a", "ab", "abcdefghijklmnopqrstuvwxyz", " ", "0123456789", "é"]
+)
 def test_long_pieces_have_tiktokens_ids(length, letters):
     rng = np.random.default_rng(length)
     text = "".join(rng.choice(list(letters), length))
