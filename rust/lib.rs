@@ -4,6 +4,7 @@
 
 mod cache;
 pub mod control;
+pub mod count;
 mod encode;
 pub mod error;
 pub mod formats;
@@ -14,6 +15,7 @@ mod python;
 pub mod shards;
 mod specials;
 pub mod tokenizer;
+pub mod train;
 pub mod vocab;
 
 pub use control::{Control, Stage};

@@ -1,0 +1,156 @@
+//! The distinct pieces as rows of tokens that can be joined in place, each in constant time.
+//!
+//! All pieces lie end to end in one array with a slot a byte and a wall between neighbours. A token
+//! of k bytes covers k slots and writes its id into its first and its last: so from where it starts,
+//! its length leads to the token after it, and the slot before it names the token before. Every slot
+//! only ever takes younger ids, and both ends of what was joined are overwritten: a site noted
+//! earlier still holds its pair exactly when both ids are still there.
+
+use super::changes::Changes;
+use super::pairs::Pair;
+use crate::control::Control;
+use crate::count::Counts;
+use crate::error::{Error, Result};
+
+/// What stands before the first piece, between pieces, and after the last.
+pub(super) const WALL: u32 = u32::MAX;
+/// Pieces or sites handled between two looks at the stop flag.
+pub(super) const STRIDE: usize = 1 << 16;
+
+/// Where a pair occurs.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Site {
+    /// The slot in which its left token starts.
+    pub position: u32,
+    /// The piece that it lies in.
+    pub piece: u32,
+}
+
+/// The pieces of two bytes and more; others hold no pair.
+pub(super) struct Corpus {
+    slots: Vec<u32>,
+    /// How often each piece occurs.
+    weights: Vec<u64>,
+}
+
+impl Corpus {
+    /// Lays the pieces out, where `in_order` by first occurrence.
+    pub(super) fn new(counts: &Counts, in_order: bool, control: &Control) -> Result<Self> {
+        let (mut len, mut pieces) = (1, 0);
+        counts.for_each(|piece, _| {
+            if piece.len() > 1 {
+                len += piece.len() + 1;
+                pieces += 1;
+            }
+        });
+        if len >= WALL as usize {
+            return Err(Error::usage(format!(
+                "the distinct pieces take {len} bytes, but at most 4 GiB can be trained on: use a \
+                 pattern that splits the text, or less text"
+            )));
+        }
+        let mut corpus = Self {
+            slots: Vec::with_capacity(len),
+            weights: Vec::with_capacity(pieces),
+        };
+        corpus.slots.push(WALL);
+        if in_order {
+            counts.for_each_in_order(|piece, count| corpus.add(piece, count));
+        } else {
+            counts.for_each(|piece, count| corpus.add(piece, count));
+        }
+        control.check()?;
+        Ok(corpus)
+    }
+
+    fn add(&mut self, piece: &[u8], count: u64) {
+        if piece.len() > 1 {
+            self.slots.extend(piece.iter().map(|&byte| u32::from(byte)));
+            self.slots.push(WALL);
+            self.weights.push(count);
+        }
+    }
+
+    pub(super) fn weight(&self, piece: u32) -> u64 {
+        self.weights[piece as usize]
+    }
+
+    /// Calls `each` with every adjacent pair, from the first piece to the last, left to right.
+    pub(super) fn for_each_pair(
+        &self,
+        lengths: &[u32],
+        control: &Control,
+        mut each: impl FnMut(Pair, Site),
+    ) -> Result<()> {
+        let mut at = 1;
+        for piece in 0..self.weights.len() {
+            if piece % STRIDE == 0 {
+                control.check()?;
+            }
+            let mut left = self.slots[at];
+            loop {
+                let next = at + lengths[left as usize] as usize;
+                let right = self.slots[next];
+                if right == WALL {
+                    at = next + 1;
+                    break;
+                }
+                each(
+                    Pair { left, right },
+                    Site {
+                        position: at as u32,
+                        piece: piece as u32,
+                    },
+                );
+                (at, left) = (next, right);
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether the pair that was noted at `site` is still there.
+    pub(super) fn holds(&self, pair: Pair, site: Site, lengths: &[u32]) -> bool {
+        let at = site.position as usize;
+        self.slots[at] == pair.left
+            && self.slots[at + lengths[pair.left as usize] as usize] == pair.right
+    }
+
+    /// Joins the pair into the token `id` at each of its `sites`, which ascend, and notes in
+    /// `changes` which pairs that made.
+    pub(super) fn join(
+        &mut self,
+        pair: Pair,
+        id: u32,
+        sites: &[Site],
+        lengths: &[u32],
+        changes: &mut Changes,
+    ) {
+        let left_len = lengths[pair.left as usize] as usize;
+        let len = left_len + lengths[pair.right as usize] as usize;
+        let slots = &mut self.slots;
+        for &site in sites {
+            let start = site.position as usize;
+            if slots[start] != pair.left || slots[start + left_len] != pair.right {
+                continue;
+            }
+            let weight = self.weights[site.piece as usize];
+            let end = start + len;
+            slots[start] = id;
+            slots[start + left_len] = id;
+            slots[end - 1] = id;
+            let (before, after) = (slots[start - 1], slots[end]);
+            // A neighbour that is `id` itself was joined just now, and noted the two as twins.
+            if before != WALL && before != id {
+                let position = (start - lengths[before as usize] as usize) as u32;
+                changes
+                    .before
+                    .note(before, weight, Site { position, ..site });
+            }
+            if after == pair.left && slots[end + left_len] == pair.right {
+                changes.note_twins(weight, site);
+            } else if after != WALL {
+                changes.after.note(after, weight, site);
+            }
+        }
+    }
+}
