@@ -98,6 +98,11 @@ impl Table {
         }
     }
 
+    /// An empty one that hashes alike.
+    pub(super) fn fresh(&self) -> Self {
+        Self::new(self.seeds)
+    }
+
     /// Distinct pieces held.
     pub(super) fn len(&self) -> usize {
         self.used

@@ -146,10 +146,19 @@ impl Pairs {
         }
         let at = self.slot(pair);
         self.entries[at].count = 0;
-        self.append(&mut changes.before, &mut changes.born, |left| Pair { left, right: id });
-        self.append(&mut changes.after, &mut changes.born, |right| Pair { left: id, right });
+        self.append(&mut changes.before, &mut changes.born, |left| Pair {
+            left,
+            right: id,
+        });
+        self.append(&mut changes.after, &mut changes.born, |right| Pair {
+            left: id,
+            right,
+        });
         if changes.twins.sites > 0 {
-            let twins = Pair { left: id, right: id };
+            let twins = Pair {
+                left: id,
+                right: id,
+            };
             self.create(twins, changes.twins, self.sites.len() as u64);
             self.sites.append(&mut changes.twin_sites);
             changes.twins = Tally::default();
