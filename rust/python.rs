@@ -3,12 +3,14 @@
 //! Long work runs under [`supervised`]: on a thread of its own, while the calling thread waits without
 //! the GIL and looks up every [`POLL`] to answer Ctrl-C and to report progress.
 
-use crate::control::Control;
+use crate::control::{Control, Stage};
+use crate::count::Counter;
 use crate::error::{Error, Result};
 use crate::formats::{gpt2, huggingface, tiktoken};
 use crate::pretokenize::{Pattern, unicode_version};
 use crate::specials::{Names, SpecialRule};
 use crate::tokenizer::{DecodeStream as Stream, Tokenizer as Core};
+use crate::train::{Tie, TrainOptions, train};
 use numpy::{Element, PyArray1, PyArray2, PyArrayMethods, PyReadonlyArray1, PyUntypedArrayMethods};
 use pyo3::buffer::PyBuffer;
 use pyo3::exceptions::{PyKeyboardInterrupt, PyOSError, PyTypeError};
@@ -24,6 +26,8 @@ use std::time::Duration;
 import_exception!(microgpt.errors, UsageError);
 import_exception!(microgpt.errors, DataError);
 
+/// Bytes of text that are taken from an iterator before they are counted.
+const TEXTS_BYTES: usize = 16 << 20;
 /// How long the calling thread waits between two looks at signals and progress.
 const POLL: Duration = Duration::from_millis(50);
 /// Less text than this is encoded before anybody could press Ctrl-C.
@@ -151,6 +155,116 @@ fn rule(allowed: Option<Vec<String>>, refused: Option<Vec<String>>) -> SpecialRu
     }
 }
 
+/// What a tokenizer is trained to, checked before any text is read.
+struct Training {
+    options: TrainOptions,
+    pattern: Pattern,
+    special_tokens: Vec<String>,
+    threads: usize,
+}
+
+impl Training {
+    fn new(
+        vocab_size: Option<usize>,
+        epochs: Option<usize>,
+        pattern: &str,
+        tie: &str,
+        special_tokens: Vec<String>,
+        threads: Option<usize>,
+    ) -> Result<Self> {
+        Core::byte(&special_tokens)?;
+        let special_count = special_tokens.len();
+        let tie = Tie::named(tie)?;
+        let options = TrainOptions {
+            vocab_size,
+            epochs,
+            tie,
+            special_count,
+        };
+        options.check()?;
+        let pattern = Pattern::named(pattern)?;
+        let threads =
+            threads.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, Into::into));
+        Ok(Self {
+            options,
+            pattern,
+            special_tokens,
+            threads,
+        })
+    }
+
+    fn counter(&self) -> Result<Counter<'_>> {
+        Counter::new(&self.pattern, &self.special_tokens, self.threads)
+    }
+
+    /// The tokenizer for what was counted; `source` is to blame where that is nothing.
+    fn finish(&self, counter: Counter<'_>, source: &Path, control: &Control) -> Result<Core> {
+        let counts = counter.finish(control)?;
+        if counts.is_empty() {
+            return Err(Error::format(source, "there is no text here to train on"));
+        }
+        let merges = train(&counts, &self.options, control)?;
+        Core::from_merges(&merges.pairs, self.pattern.clone(), &self.special_tokens)
+    }
+
+    fn on_files(&self, files: &[PathBuf], control: &Control) -> Result<Core> {
+        let Some(first) = files.first() else {
+            return Err(Error::usage(
+                "there is no file to train on: name at least one",
+            ));
+        };
+        let mut bytes = 0;
+        for file in files {
+            bytes += file
+                .metadata()
+                .map_err(Error::io("cannot read", file))?
+                .len();
+        }
+        control.begin(Stage::Count, bytes);
+        let mut counter = self.counter()?;
+        counter.add_files(files, control)?;
+        self.finish(counter, first, control)
+    }
+
+    /// Takes texts with the GIL, some megabytes at a time, and counts them without.
+    fn on_texts(
+        &self,
+        texts: &Bound<'_, PyAny>,
+        progress: Option<&Bound<'_, PyAny>>,
+    ) -> PyResult<Core> {
+        let (py, control) = (texts.py(), Control::new());
+        control.begin(Stage::Count, 0);
+        let mut counter = self.counter().map_err(to_python)?;
+        let mut texts = texts.try_iter()?;
+        let (mut held, mut ends) = (Vec::new(), Vec::new());
+        loop {
+            held.clear();
+            ends.clear();
+            while held.len() < TEXTS_BYTES
+                && let Some(text) = texts.next()
+            {
+                held.extend_from_slice(&text_bytes(&text?)?);
+                ends.push(held.len());
+            }
+            if ends.is_empty() {
+                break;
+            }
+            let starts = std::iter::once(&0).chain(&ends);
+            let batch: Vec<&[u8]> = starts
+                .zip(&ends)
+                .map(|(&start, &end)| &held[start..end])
+                .collect();
+            supervised(py, &control, progress, || {
+                counter.add_texts(&batch, &control)
+            })?;
+        }
+        let source = Path::new("<texts>");
+        supervised(py, &control, progress, || {
+            self.finish(counter, source, &control)
+        })
+    }
+}
+
 /// Flat ids, and places in them or in their text.
 type IdsAndOffsets<'py> = (Bound<'py, PyArray1<u32>>, Bound<'py, PyArray1<u64>>);
 
@@ -183,6 +297,46 @@ impl Tokenizer {
     ) -> PyResult<Self> {
         let pattern = Pattern::named(pattern).map_err(to_python)?;
         Self::make(py, || Core::from_merges(&merges, pattern, &special_tokens))
+    }
+
+    #[staticmethod]
+    #[pyo3(signature = (files, *, vocab_size, epochs, pattern, tie, special_tokens, threads, progress))]
+    #[allow(clippy::too_many_arguments)] // They are keywords, as in Python.
+    fn train_files(
+        py: Python<'_>,
+        files: Vec<PathBuf>,
+        vocab_size: Option<usize>,
+        epochs: Option<usize>,
+        pattern: &str,
+        tie: &str,
+        special_tokens: Vec<String>,
+        threads: Option<usize>,
+        progress: Option<&Bound<'_, PyAny>>,
+    ) -> PyResult<Self> {
+        let training = Training::new(vocab_size, epochs, pattern, tie, special_tokens, threads);
+        let (training, control) = (training.map_err(to_python)?, Control::new());
+        let core = supervised(py, &control, progress, || {
+            training.on_files(&files, &control)
+        })?;
+        Ok(Self(Arc::new(core)))
+    }
+
+    #[staticmethod]
+    #[pyo3(signature = (texts, *, vocab_size, epochs, pattern, tie, special_tokens, threads, progress))]
+    #[allow(clippy::too_many_arguments)] // They are keywords, as in Python.
+    fn train_texts(
+        texts: &Bound<'_, PyAny>,
+        vocab_size: Option<usize>,
+        epochs: Option<usize>,
+        pattern: &str,
+        tie: &str,
+        special_tokens: Vec<String>,
+        threads: Option<usize>,
+        progress: Option<&Bound<'_, PyAny>>,
+    ) -> PyResult<Self> {
+        let training = Training::new(vocab_size, epochs, pattern, tie, special_tokens, threads);
+        let core = training.map_err(to_python)?.on_texts(texts, progress)?;
+        Ok(Self(Arc::new(core)))
     }
 
     #[staticmethod]

@@ -143,7 +143,7 @@ impl Table {
     pub(super) fn absorb(&mut self, other: &Self, share: u64, shares: u64) {
         for entry in other.entries.iter().filter(|entry| entry.count != 0) {
             let hash = self.hash_of(entry.key);
-            if (hash & 0xFFFF) * shares >> 16 == share {
+            if ((hash & 0xFFFF) * shares) >> 16 == share {
                 let piece = other.piece(entry.key);
                 self.add_entry(entry, hash, &piece);
             }

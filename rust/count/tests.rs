@@ -187,7 +187,9 @@ fn text_that_cannot_be_cut_is_one_piece() {
     for name in ["gpt2", "none"] {
         let pattern = Pattern::named(name).unwrap();
         let mut counter = Counter::new(&pattern, &[], 2).unwrap();
-        counter.add_files(&[path.clone()], &Control::new()).unwrap();
+        counter
+            .add_files(std::slice::from_ref(&path), &Control::new())
+            .unwrap();
         let counts = counter.finish(&Control::new()).unwrap();
         assert_eq!(as_map(&counts), Counted::from([(text.clone(), 1)]));
     }
@@ -265,7 +267,10 @@ fn a_stopped_control_ends_counting() {
 #[test]
 fn no_thread_and_empty_special_tokens_are_usage_errors() {
     let pattern = Pattern::named("gpt2").unwrap();
-    assert!(matches!(Counter::new(&pattern, &owned(&["x", ""]), 1), Err(Error::Usage(_))));
+    assert!(matches!(
+        Counter::new(&pattern, &owned(&["x", ""]), 1),
+        Err(Error::Usage(_))
+    ));
     assert!(matches!(
         Counter::new(&pattern, &[], 0),
         Err(Error::Usage(_))

@@ -57,6 +57,14 @@ pub struct Merges {
 }
 
 impl TrainOptions {
+    /// Whether training can begin.
+    ///
+    /// # Errors
+    /// [`Error::Usage`] for limits that cannot be met.
+    pub fn check(&self) -> Result<()> {
+        self.most_merges().map(|_| ())
+    }
+
     /// Merges allowed by `vocab_size`.
     fn most_merges(&self) -> Result<usize> {
         let taken = BYTES + self.special_count;
