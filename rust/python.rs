@@ -8,6 +8,7 @@ use crate::count::Counter;
 use crate::error::{Error, Result};
 use crate::formats::{gpt2, huggingface, tiktoken};
 use crate::pretokenize::{Pattern, unicode_version};
+use crate::shards;
 use crate::specials::{Names, SpecialRule};
 use crate::tokenizer::{DecodeStream as Stream, Tokenizer as Core};
 use crate::train::{Tie, TrainOptions, train};
@@ -226,6 +227,15 @@ impl Training {
         self.finish(counter, first, control)
     }
 
+    /// Trains on what a dataset is made from: documents of any format.
+    fn on_source(&self, source: &shards::Options, control: &Control) -> Result<Core> {
+        let mut counter = self.counter()?;
+        let mut count = |texts: &[&[u8]]| counter.add_texts(texts, control);
+        let (search, reading) = (&source.search, &source.reading);
+        shards::for_each_batch(search, reading, &self.pattern, control, &mut count)?;
+        self.finish(counter, Path::new("<documents>"), control)
+    }
+
     /// Takes texts with the GIL, some megabytes at a time, and counts them without.
     fn on_texts(
         &self,
@@ -336,6 +346,29 @@ impl Tokenizer {
     ) -> PyResult<Self> {
         let training = Training::new(vocab_size, epochs, pattern, tie, special_tokens, threads);
         let core = training.map_err(to_python)?.on_texts(texts, progress)?;
+        Ok(Self(Arc::new(core)))
+    }
+
+    #[staticmethod]
+    #[pyo3(signature = (source, *, vocab_size, epochs, pattern, tie, special_tokens, threads, progress))]
+    #[allow(clippy::too_many_arguments)] // They are keywords, as in Python.
+    fn train_source(
+        py: Python<'_>,
+        source: Source,
+        vocab_size: Option<usize>,
+        epochs: Option<usize>,
+        pattern: &str,
+        tie: &str,
+        special_tokens: Vec<String>,
+        threads: Option<usize>,
+        progress: Option<&Bound<'_, PyAny>>,
+    ) -> PyResult<Self> {
+        let training = Training::new(vocab_size, epochs, pattern, tie, special_tokens, threads);
+        let (training, control) = (training.map_err(to_python)?, Control::new());
+        let source = source.options()?;
+        let core = supervised(py, &control, progress, || {
+            training.on_source(&source, &control)
+        })?;
         Ok(Self(Arc::new(core)))
     }
 
@@ -626,6 +659,116 @@ impl DecodeStream {
     }
 }
 
+/// What a dataset is read from: an object with these attributes (`microgpt.data.prepare.Source`).
+#[derive(FromPyObject)]
+struct Source {
+    inputs: Vec<PathBuf>,
+    include: Vec<String>,
+    format: String,
+    separator: String,
+    field: String,
+    valid_fraction: Option<f64>,
+    seed: u64,
+    special_tokens: Vec<String>,
+    standard_input: Option<PathBuf>,
+}
+
+impl Source {
+    fn options(self) -> PyResult<shards::Options> {
+        Ok(shards::Options {
+            search: shards::Search {
+                names: self.inputs,
+                include: self.include,
+                format: shards::Format::parse(&self.format).map_err(to_python)?,
+                standard_input: self.standard_input,
+            },
+            reading: shards::Reading {
+                separator: self.separator,
+                field: self.field,
+            },
+            split: shards::SplitOptions {
+                fraction: self.valid_fraction,
+                seed: self.seed,
+            },
+            special_tokens: self.special_tokens,
+            shard_tokens: shards::SHARD_TOKENS,
+            threads: None,
+        })
+    }
+}
+
+#[pyfunction]
+#[pyo3(signature = (tokenizer, folder, source, *, shard_tokens, threads, progress))]
+fn write_dataset(
+    tokenizer: &Bound<'_, Tokenizer>,
+    folder: PathBuf,
+    source: Source,
+    shard_tokens: u64,
+    threads: Option<usize>,
+    progress: Option<&Bound<'_, PyAny>>,
+) -> PyResult<String> {
+    let py = tokenizer.py();
+    let options = shards::Options {
+        shard_tokens,
+        threads,
+        ..source.options()?
+    };
+    let core = &*tokenizer.get().0;
+    let control = Control::new();
+    let manifest = supervised(py, &control, progress, || {
+        let encoder = shards::DocumentEncoder::new(core, &options.special_tokens);
+        shards::write_dataset(&encoder, &folder, &options, &control)
+    })?;
+    Ok(manifest.to_json())
+}
+
+#[pyfunction]
+#[pyo3(signature = (source, *, progress))]
+fn input_fingerprint(
+    py: Python<'_>,
+    source: Source,
+    progress: Option<&Bound<'_, PyAny>>,
+) -> PyResult<String> {
+    let (options, control) = (source.options()?, Control::new());
+    supervised(py, &control, progress, || {
+        shards::input_fingerprint(&options, &control)
+    })
+}
+
+#[pyfunction]
+fn list_inputs(py: Python<'_>, source: Source) -> PyResult<Vec<(PathBuf, u64)>> {
+    let options = source.options()?;
+    let files = py.detach(|| options.search.files()).map_err(to_python)?;
+    let facts = files.into_iter().map(|file| (file.path, file.bytes));
+    Ok(facts.collect())
+}
+
+#[pyfunction]
+fn survey_inputs(py: Python<'_>, source: Source) -> PyResult<(u64, bool, usize)> {
+    let (options, control) = (source.options()?, Control::new());
+    let found = supervised(py, &control, None, || {
+        shards::survey(&options.search, &options.reading, &control)
+    })?;
+    Ok((
+        found.text_bytes,
+        found.several_documents,
+        found.distinct_bytes,
+    ))
+}
+
+#[pyfunction]
+#[pyo3(signature = (folder, *, progress))]
+fn verify_dataset(
+    py: Python<'_>,
+    folder: PathBuf,
+    progress: Option<&Bound<'_, PyAny>>,
+) -> PyResult<()> {
+    let control = Control::new();
+    supervised(py, &control, progress, || {
+        shards::verify_dataset(&folder, &control)
+    })
+}
+
 /// The version of Unicode whose letters, numbers and white space the patterns know.
 #[pyfunction(name = "unicode_version")]
 fn unicode() -> String {
@@ -639,5 +782,10 @@ fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<Tokenizer>()?;
     module.add_class::<DecodeStream>()?;
     module.add_function(wrap_pyfunction!(unicode, module)?)?;
+    module.add_function(wrap_pyfunction!(write_dataset, module)?)?;
+    module.add_function(wrap_pyfunction!(input_fingerprint, module)?)?;
+    module.add_function(wrap_pyfunction!(list_inputs, module)?)?;
+    module.add_function(wrap_pyfunction!(survey_inputs, module)?)?;
+    module.add_function(wrap_pyfunction!(verify_dataset, module)?)?;
     Ok(())
 }

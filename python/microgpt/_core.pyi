@@ -7,7 +7,8 @@ calling thread a few times a second with (stage, done, total); total is 0 where 
 
 from collections.abc import Callable, Iterable, Sequence
 from os import PathLike
-from typing import Any
+from pathlib import PurePath
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -42,6 +43,18 @@ class Tokenizer:
     @staticmethod
     def train_texts(
         texts: Iterable[str | bytes],
+        *,
+        vocab_size: int | None,
+        epochs: int | None,
+        pattern: str,
+        tie: str,
+        special_tokens: Sequence[str],
+        threads: int | None,
+        progress: Progress | None,
+    ) -> Tokenizer: ...
+    @staticmethod
+    def train_source(
+        source: Source,
         *,
         vocab_size: int | None,
         epochs: int | None,
@@ -120,37 +133,50 @@ class DecodeStream:
     def push(self, id: int) -> str: ...
     def finish(self) -> str: ...
 
+class Source(Protocol):
+    """What a dataset is read from; see `microgpt.data.prepare.Source`."""
+
+    @property
+    def inputs(self) -> Sequence[str]: ...
+    @property
+    def include(self) -> Sequence[str]: ...
+    @property
+    def format(self) -> str: ...
+    @property
+    def separator(self) -> str: ...
+    @property
+    def field(self) -> str: ...
+    @property
+    def valid_fraction(self) -> float | None: ...
+    @property
+    def seed(self) -> int: ...
+    @property
+    def special_tokens(self) -> Sequence[str]: ...
+    @property
+    def standard_input(self) -> str | None: ...
+
 def write_dataset(
     tokenizer: Tokenizer,
     folder: Path,
-    inputs: Sequence[Path],
+    source: Source,
     *,
-    include: Sequence[str],
-    format: str,
-    separator: str | None,
-    field: str,
-    valid_fraction: float | None,
-    seed: int,
     shard_tokens: int,
     threads: int | None,
     progress: Progress | None,
 ) -> str:
     """Writes `folder`'s shards and manifest (resuming a broken-off write); returns the manifest."""
 
-def input_fingerprint(
-    inputs: Sequence[Path],
-    *,
-    include: Sequence[str],
-    format: str,
-    separator: str | None,
-    field: str,
-    valid_fraction: float | None,
-    seed: int,
-    progress: Progress | None,
-) -> str:
-    """The manifest's `source.fingerprint` that these inputs and options would give."""
+def input_fingerprint(source: Source, *, progress: Progress | None) -> str:
+    """The manifest's `source.fingerprint` that this input, read like this, would give."""
 
-def verify_dataset(folder: Path, progress: Progress | None) -> None:
+def list_inputs(source: Source) -> list[tuple[PurePath, int]]:
+    """The files that would be read, in order, and their lengths in bytes."""
+
+def survey_inputs(source: Source) -> tuple[int, bool, int]:
+    """About how many bytes of text there are; whether there is more than one document, and how many
+    different bytes there are, in the first 16 MiB."""
+
+def verify_dataset(folder: Path, *, progress: Progress | None) -> None:
     """Checks every shard's header, length and checksum."""
 
 def unicode_version() -> str: ...

@@ -9,6 +9,7 @@
 //! often the write was interrupted, or from the machine. Memory is a few megabytes a thread.
 
 mod batch;
+mod encode;
 mod glob;
 mod inputs;
 mod manifest;
@@ -21,6 +22,7 @@ pub(crate) mod testing;
 #[cfg(test)]
 mod tests;
 
+pub use encode::DocumentEncoder;
 pub use glob::Glob;
 pub use inputs::{Format, OnBinary, STANDARD_INPUT, Search, Source};
 pub use manifest::{
@@ -33,6 +35,8 @@ pub use split::{Rule, SplitOptions};
 
 use crate::control::{Control, Stage};
 use crate::error::{Error, Result};
+use crate::pretokenize::Pattern;
+use batch::{Batcher, Job};
 use manifest::{SourceFacts, SplitFacts, write_whole};
 use output::{IllFormed, Journal, Progress};
 use pour::{Poured, Work, pour};
@@ -208,6 +212,139 @@ pub fn input_fingerprint(options: &Options, control: &Control) -> Result<String>
         }
     }
     Ok(source_fingerprint(&inputs, &options.read_options()))
+}
+
+/// Hands the documents of `search` to `take`, some megabytes at a time, as texts that no piece of
+/// `pattern` crosses: whole documents, long ones in parts.
+///
+/// # Errors
+/// Those of [`Search::files`], [`read_documents`] and `take`; [`Error::Format`] where there is no
+/// text.
+pub fn for_each_batch(
+    search: &Search,
+    reading: &Reading,
+    pattern: &Pattern,
+    control: &Control,
+    take: &mut dyn FnMut(&[&[u8]]) -> Result<()>,
+) -> Result<()> {
+    let sources = search.files()?;
+    let plain = sources.iter().all(|source| source.format == Format::Text);
+    let total = if plain {
+        split::estimated_text_bytes(&sources)
+    } else {
+        0
+    };
+    control.begin(Stage::Count, total);
+    let split = Split::none();
+    let safe_cut = |text: &[u8]| encode::late_split(pattern, text);
+    let mut held: Vec<Job> = Vec::new();
+    let mut deliver = |job: Job| {
+        held.push(job);
+        if held.len() >= JOBS_IN_BATCH {
+            take(&texts_of(&held))?;
+            held.clear();
+        }
+        Ok(Job::default())
+    };
+    let mut batcher = Batcher::new(&split, &safe_cut, &mut deliver, Job::default());
+    for source in &sources {
+        read_documents(source, reading, false, control, &mut batcher)?;
+    }
+    batcher.finish()?;
+    if batcher.train.documents == 0 {
+        return Err(split::no_text(&sources));
+    }
+    if held.is_empty() {
+        Ok(())
+    } else {
+        take(&texts_of(&held))
+    }
+}
+
+/// Jobs, a megabyte each, that are handed on together.
+const JOBS_IN_BATCH: usize = 16;
+
+fn texts_of(jobs: &[Job]) -> Vec<&[u8]> {
+    let texts = jobs.iter().flat_map(|job| {
+        let starts = std::iter::once(0).chain(job.parts.iter().map(|part| part.end));
+        starts
+            .zip(&job.parts)
+            .map(|(start, part)| &job.text[start..part.end])
+    });
+    texts.collect()
+}
+
+/// What a look at the beginning of the input tells, before a tokenizer is chosen.
+#[derive(Clone, Debug, Default)]
+pub struct Survey {
+    /// About how many bytes of text there are.
+    pub text_bytes: u64,
+    /// Whether there is more than one document, as far as was looked.
+    pub several_documents: bool,
+    /// How many different bytes the text has, as far as was looked.
+    pub distinct_bytes: usize,
+}
+
+/// Looks at the first [`SURVEY_BYTES`] of text.
+///
+/// # Errors
+/// Those of [`Search::files`] and [`read_documents`].
+pub fn survey(search: &Search, reading: &Reading, control: &Control) -> Result<Survey> {
+    let sources = search.files()?;
+    let mut look = Look::default();
+    for source in &sources {
+        read_documents(source, reading, false, control, &mut look)?;
+        if look.is_satisfied() {
+            break;
+        }
+    }
+    Ok(Survey {
+        text_bytes: split::estimated_text_bytes(&sources),
+        several_documents: look.documents + u64::from(look.in_document) > 1,
+        distinct_bytes: look.seen.iter().filter(|&&seen| seen).count(),
+    })
+}
+
+/// How much text a survey looks at.
+const SURVEY_BYTES: u64 = 16 << 20;
+
+/// The state of a survey.
+struct Look {
+    bytes: u64,
+    documents: u64,
+    in_document: bool,
+    seen: [bool; 256],
+}
+
+impl Default for Look {
+    fn default() -> Self {
+        Self {
+            bytes: 0,
+            documents: 0,
+            in_document: false,
+            seen: [false; 256],
+        }
+    }
+}
+
+impl Sink for Look {
+    fn text(&mut self, text: &[u8]) -> Result<()> {
+        self.bytes += text.len() as u64;
+        self.in_document |= !text.is_empty();
+        for &byte in text {
+            self.seen[usize::from(byte)] = true;
+        }
+        Ok(())
+    }
+
+    fn end_document(&mut self) -> Result<()> {
+        self.documents += u64::from(std::mem::take(&mut self.in_document));
+        Ok(())
+    }
+
+    fn is_satisfied(&self) -> bool {
+        self.bytes >= SURVEY_BYTES
+    }
 }
 
 /// Takes the folder for this process, until the file is closed.

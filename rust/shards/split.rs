@@ -137,9 +137,8 @@ impl Split {
         }
         if fraction == 0.0 {
             return Ok(Self {
-                fraction,
                 seed,
-                choice: Choice::All,
+                ..Self::none()
             });
         }
         if documents.len() >= enough {
@@ -159,6 +158,15 @@ impl Split {
             seed,
             choice,
         })
+    }
+
+    /// Training gets all documents.
+    pub fn none() -> Self {
+        Self {
+            fraction: 0.0,
+            seed: 0,
+            choice: Choice::All,
+        }
     }
 
     /// The rule's name.
@@ -331,7 +339,7 @@ impl Sink for Survey<'_> {
 }
 
 /// The error of inputs without any text.
-fn no_text(sources: &[Source]) -> Error {
+pub(super) fn no_text(sources: &[Source]) -> Error {
     match sources {
         [one] => Error::format(&one.name, "holds no text to tokenize"),
         _ => Error::usage(format!(

@@ -66,6 +66,7 @@ def write_dataset_folder(
         "source": {
             "inputs": [], "text_bytes": len(train) + len(valid), "options": {},
             "fingerprint": "1" * 64,
+            "notes": [],
         },
         "split": {"seed": 0, "fraction": 0.05, "rule": "tails"},
         **splits,

@@ -68,6 +68,8 @@ class SourceInfo:
     text_bytes: int
     options: dict[str, Any]
     fingerprint: str
+    notes: tuple[str, ...]
+    """What was left out or is odd, a sentence each."""
 
 
 @dataclass(frozen=True)
@@ -133,7 +135,13 @@ class Manifest:
 
 def _source(raw: dict[str, Any]) -> SourceInfo:
     inputs = tuple(InputInfo(**one) for one in raw["inputs"])
-    return SourceInfo(inputs, int(raw["text_bytes"]), dict(raw["options"]), str(raw["fingerprint"]))
+    return SourceInfo(
+        inputs,
+        int(raw["text_bytes"]),
+        dict(raw["options"]),
+        str(raw["fingerprint"]),
+        tuple(raw["notes"]),
+    )
 
 
 def _split(raw: dict[str, Any]) -> SplitInfo:

@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from reference.dataset_folder import write_split
 
 from microgpt.data.loader import IGNORED, LineRules, Loader, shuffled
 from microgpt.data.shards import Split
 from microgpt.errors import DataError
+from reference.dataset_folder import write_split
 
 
 def split_of(tmp_path: Path, ids, shard_tokens: int = 1000) -> Split:
