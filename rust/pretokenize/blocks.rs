@@ -14,8 +14,8 @@ use super::planes::Avx2;
 use super::planes::{Lanes, Portable, WIDTH};
 use super::text::Text;
 
-/// What the block before leaves open: whether the text goes on inside a word, and the case of the
-/// last letter there (both off for letters without case), a bit each.
+/// What the block before leaves open: whether the text goes on inside a word, and whether the last
+/// character there is in lower case or of no case, a bit each.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Open {
     pub word: u64,
@@ -23,18 +23,89 @@ pub struct Open {
     pub caseless: u64,
 }
 
+impl Open {
+    /// The state behind the word character that ends at bit `length`.
+    #[inline(always)]
+    pub fn behind(masks: &Masks, length: usize) -> Self {
+        let last = |mask: u64| mask >> (length - 1) & 1;
+        Self {
+            word: 1,
+            lower: last(masks.lower()),
+            caseless: last(masks.caseless | masks.mark),
+        }
+    }
+}
+
 /// What a rule makes of a block.
 pub enum Step {
-    /// Pieces start at these bits below `length`, where the next block begins with `open`. When
-    /// that is closed, a piece starts there too.
-    Block {
-        starts: u64,
-        length: usize,
-        open: Open,
-    },
+    Block(Block),
     /// The piece in progress and those behind it, up to this byte of the block at least, have to
     /// be scanned a character at a time.
-    Pieces { until: usize },
+    Pieces {
+        until: usize,
+    },
+}
+
+/// Where a block ends and its pieces start.
+pub struct Block {
+    /// The pieces' first bytes, a bit each; those from `length` on do not count.
+    pub starts: u64,
+    pub length: usize,
+    /// The state of the next block. When it is closed, a piece starts there.
+    pub open: Open,
+}
+
+impl Block {
+    /// The block up to its last word character, else up to the piece that its last number begins.
+    /// `None` where it has neither.
+    #[inline(always)]
+    pub fn new(masks: &Masks, word: u64, starts: u64) -> Option<Self> {
+        let word = word & masks.valid;
+        if word != 0 {
+            let length = WIDTH - word.leading_zeros() as usize;
+            return Some(Self {
+                starts,
+                length,
+                open: Open::behind(masks, length),
+            });
+        }
+        let numbers = masks.number & !(masks.number << 1) & masks.valid & !1;
+        let before = starts & low(WIDTH - numbers.leading_zeros() as usize);
+        Self::before(before, starts)
+    }
+
+    /// The block up to the last of these starts; `None` where there is none but the first bit.
+    #[inline(always)]
+    pub fn before(last: u64, starts: u64) -> Option<Self> {
+        let length = WIDTH - 1 - (last & !1 | 1).leading_zeros() as usize;
+        (length != 0).then_some(Self {
+            starts,
+            length,
+            open: Open::default(),
+        })
+    }
+
+    /// Takes a contraction of `taken` bytes as a piece, or as the end of the word before it
+    /// (`suffix`). One that the block does not hold ends the block before it.
+    #[inline(always)]
+    pub fn contract(&mut self, masks: &Masks, quote: usize, taken: usize, suffix: bool) {
+        debug_assert!(quote < self.length, "only the last can end the block");
+        let end = quote + taken;
+        if end > self.length {
+            self.open = if suffix {
+                Open::behind(masks, quote)
+            } else {
+                Open::default()
+            };
+            self.length = quote;
+            return;
+        }
+        let kept = low(if suffix { quote } else { quote + 1 }) | !low(end);
+        self.starts = self.starts & kept | 1_u64.unbounded_shl(end as u32);
+        if end == self.length {
+            self.open = Open::default();
+        }
+    }
 }
 
 /// A pattern as the walk sees it.
@@ -42,8 +113,8 @@ pub trait Rule: Copy {
     /// The end of the piece that begins at `start`.
     fn piece(self, text: Text<'_>, start: usize) -> usize;
 
-    /// The piece starts of the block at `at`. In a closed block its first bit is one too, and
-    /// left out.
+    /// The piece starts of the block at `at`. Whether the first bit of a closed block, where a
+    /// piece is known to start, is among them does not matter.
     fn step(self, masks: &Masks, text: Text<'_>, at: usize, open: Open) -> Step;
 }
 
@@ -94,15 +165,12 @@ impl Walk {
         while ends.len() < count && self.at < length {
             let masks = Masks::read::<L>(text, self.at);
             match rule.step(&masks, text, self.at, self.open) {
-                Step::Block {
-                    starts,
-                    length,
-                    open,
-                } => {
+                Step::Block(block) => {
+                    let starts = block.starts & low(block.length) & (!1 | self.open.word);
                     push_bits(ends, self.at, starts);
-                    self.at += length;
-                    self.open = open;
-                    if open.word == 0 {
+                    self.at += block.length;
+                    self.open = block.open;
+                    if self.open.word == 0 {
                         ends.push(self.at);
                     }
                     self.begun = ends.last().copied().unwrap_or(self.begun);
@@ -141,24 +209,4 @@ fn push_bits(ends: &mut Vec<usize>, base: usize, mut bits: u64) {
     }
     // SAFETY: `count` slots, at most 64, have been written behind the old length.
     unsafe { ends.set_len(ends.len() + count) };
-}
-
-/// Where to end a block: behind its last letter, else before the piece that its last number
-/// begins. `None` where it has neither.
-#[inline(always)]
-pub fn cut(masks: &Masks, word: u64, starts: u64) -> Option<(usize, bool)> {
-    let word = word & masks.valid;
-    if word != 0 {
-        return Some((WIDTH - word.leading_zeros() as usize, true));
-    }
-    let numbers = masks.number & !(masks.number << 1) & masks.valid & !1;
-    let last = WIDTH - numbers.leading_zeros() as usize;
-    let before = starts & low(last) & !1;
-    (before != 0).then(|| (WIDTH - 1 - before.leading_zeros() as usize, false))
-}
-
-/// Replaces the starts in `from..to` by one at `to`, which may be behind the last bit.
-#[inline(always)]
-pub fn move_starts(starts: u64, from: usize, to: usize) -> u64 {
-    starts & (low(from) | !low(to)) | 1_u64.unbounded_shl(to as u32)
 }

@@ -8,9 +8,10 @@
 //! run. An apostrophe that starts a piece and is followed by the letters of a contraction moves
 //! the next start behind them.
 
-use super::blocks::{Open, Rule, Step, cut, move_starts};
+use super::blocks::{Block, Open, Rule, Step};
 use super::classes::{Class, Set};
-use super::masks::{Masks, low};
+use super::masks::{Masks, bits, low};
+use super::planes::WIDTH;
 use super::text::{Text, contraction};
 
 /// The pattern's rule.
@@ -25,48 +26,22 @@ impl Rule for Gpt2 {
 
     #[inline(always)]
     fn step(self, masks: &Masks, text: Text<'_>, at: usize, open: Open) -> Step {
-        let Masks {
-            letter,
-            number,
-            white,
-            ..
-        } = *masks;
+        let (letter, number, white) = (masks.letter, masks.number, masks.white);
         let other = masks.valid & !(letter | number | white);
         let runs =
             letter & !(letter << 1 | open.word) | number & !(number << 1) | other & !(other << 1);
         let glued = masks.space << 1;
         let last_white = masks.firsts(white & !(white >> 1));
-        let mut starts = runs & !glued | white & !(white << 1) | last_white;
-        let Some((mut length, in_word)) = cut(masks, letter, starts) else {
-            return Step::Pieces { until: 64 };
+        let starts = runs & !glued | white & !(white << 1) | last_white;
+        let Some(mut block) = Block::new(masks, letter, starts) else {
+            return Step::Pieces { until: WIDTH };
         };
-        let mut open_after = Open {
-            word: u64::from(in_word),
-            ..Open::default()
-        };
-        let mut quotes = masks.quote & starts & letter >> 1 & low(length);
-        while quotes != 0 {
-            let quote = quotes.trailing_zeros() as usize;
-            quotes &= quotes - 1;
-            let Some(taken) = contraction(text.bytes, at + quote, false) else {
-                continue;
-            };
-            let end = quote + taken;
-            if end > length {
-                (length, open_after) = (quote, Open::default());
-                break;
-            }
-            starts = move_starts(starts, quote + 1, end);
-            if end == length {
-                open_after = Open::default();
+        for quote in bits(masks.quote & starts & letter >> 1 & low(block.length)) {
+            if let Some(taken) = contraction(text.bytes, at + quote, false) {
+                block.contract(masks, quote, taken, false);
             }
         }
-        starts &= low(length) & (!1 | open.word);
-        Step::Block {
-            starts,
-            length,
-            open: open_after,
-        }
+        Step::Block(block)
     }
 }
 

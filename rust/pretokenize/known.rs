@@ -157,6 +157,18 @@ pub fn by_regex(regex: &str) -> Option<&'static Known> {
         .find(|known| known.regex == regex || known.spellings.contains(&regex))
 }
 
+/// The rule of a published pattern with another number of digits (`\p{N}{1,2}`), as small
+/// vocabularies take it.
+pub fn variant(regex: &str) -> Option<Rule> {
+    (1..=9).find_map(|digits| {
+        let usual = regex.replace(&format!(r"\p{{N}}{{1,{digits}}}"), r"\p{N}{1,3}");
+        match by_regex(&usual)?.rule {
+            Rule::Words(rules) => Some(Rule::Words(Rules { digits, ..rules })),
+            Rule::Whole | Rule::Gpt2 => None,
+        }
+    })
+}
+
 /// Every spelling of every pattern, for the tests that compare them with the scanner.
 #[cfg(test)]
 pub fn spellings() -> impl Iterator<Item = (&'static str, &'static str)> {

@@ -152,6 +152,12 @@ impl Masks {
         }
     }
 
+    /// Letters in lower case.
+    #[inline(always)]
+    pub fn lower(&self) -> u64 {
+        self.letter & !(self.upper | self.caseless)
+    }
+
     /// From the last bytes of characters to their first.
     #[inline(always)]
     pub fn firsts(&self, mut bits: u64) -> u64 {
@@ -256,7 +262,7 @@ impl Codes {
 
 /// The positions of the bits.
 #[inline(always)]
-fn bits(mut of: u64) -> impl Iterator<Item = usize> {
+pub fn bits(mut of: u64) -> impl Iterator<Item = usize> {
     std::iter::from_fn(move || {
         let first = of.trailing_zeros() as usize;
         (of != 0).then(|| {

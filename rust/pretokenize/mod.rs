@@ -1,9 +1,10 @@
 //! Text into pieces: the scanners that trainer and encoder share.
 //!
 //! A pattern cuts text into pieces that concatenate to the text again. The published patterns
-//! (gpt2, cl100k, o200k, llama3, qwen2) have scanners of their own, equal piece for piece to their
-//! regex, in linear time whatever the text; any other regex goes through a regex engine
-//! ([`regex`]). Text is bytes: one that belongs to no well-formed character is a character of its
+//! (gpt2, cl100k, o200k, llama3, qwen2; the last four with any number of digits) have scanners of
+//! their own, equal piece for piece to their
+//! regex, in linear time whatever the text; any other regex goes through a regex
+//! engine. Text is bytes: one that belongs to no well-formed character is a character of its
 //! own, neither letter, number nor white space. Classes are those of Unicode
 //! [`unicode_version`].
 
@@ -41,6 +42,8 @@ pub struct Pattern(Kind);
 #[derive(Clone, Debug)]
 enum Kind {
     Known(&'static Known),
+    /// A published regex with another number of digits, and its rule.
+    Variant(Arc<str>, Rule),
     Custom(Arc<Custom>),
 }
 
@@ -71,17 +74,20 @@ impl Pattern {
     /// # Errors
     /// `Usage` where the regex does not parse or is too large.
     pub fn from_regex(regex: &str) -> Result<Self> {
-        match known::by_regex(regex) {
-            Some(known) => Ok(Self(Kind::Known(known))),
-            None => Ok(Self(Kind::Custom(Arc::new(Custom::new(regex)?)))),
-        }
+        Ok(Self(
+            match (known::by_regex(regex), known::variant(regex)) {
+                (Some(known), _) => Kind::Known(known),
+                (None, Some(rule)) => Kind::Variant(regex.into(), rule),
+                (None, None) => Kind::Custom(Arc::new(Custom::new(regex)?)),
+            },
+        ))
     }
 
     /// The canonical name, or `custom`.
     pub fn name(&self) -> &str {
         match &self.0 {
             Kind::Known(known) => known.name,
-            Kind::Custom(_) => "custom",
+            Kind::Variant(..) | Kind::Custom(_) => "custom",
         }
     }
 
@@ -89,6 +95,7 @@ impl Pattern {
     pub fn regex(&self) -> &str {
         match &self.0 {
             Kind::Known(known) => known.regex,
+            Kind::Variant(regex, _) => regex,
             Kind::Custom(custom) => custom.source(),
         }
     }
@@ -96,7 +103,9 @@ impl Pattern {
     /// A scanner at the beginning of the text.
     pub fn scanner<'a>(&'a self, text: &'a [u8]) -> Scanner<'a> {
         Scanner(match &self.0 {
-            Kind::Known(known) => State::Known(known.rule, Text::new(text), Walk::default()),
+            Kind::Known(Known { rule, .. }) | Kind::Variant(_, rule) => {
+                State::Known(*rule, Text::new(text), Walk::default())
+            }
             Kind::Custom(custom) => State::Custom(custom.matches(text)),
         })
     }
@@ -106,7 +115,9 @@ impl Pattern {
     /// `none`, whose piece is the whole text).
     pub fn safe_split(&self, text: &[u8], near: usize) -> Option<usize> {
         match &self.0 {
-            Kind::Known(known) => split::find(known.rule, text, near),
+            Kind::Known(Known { rule, .. }) | Kind::Variant(_, rule) => {
+                split::find(*rule, text, near)
+            }
             Kind::Custom(_) => None,
         }
     }

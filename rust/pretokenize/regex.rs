@@ -12,6 +12,7 @@
 use crate::error::{Error, Result};
 use regex_automata::{Input, PatternID, meta};
 use std::borrow::Cow;
+use std::ops::Range;
 
 const REPLACEMENT: &str = "\u{FFFD}";
 const TAILS: [&str; 2] = [r"|\s+(?!\S)|\s+", r"|\s+(?!\S)|\s"];
@@ -36,13 +37,15 @@ impl Custom {
     /// # Errors
     /// `Usage` where it does not parse or is too large.
     pub fn new(source: &str) -> Result<Self> {
-        let engine =
-            match linear(source) {
-                Some(engine) => engine,
-                None => Engine::Backtracking(Box::new(fancy_regex::Regex::new(source).map_err(
-                    |e| Error::usage(format!("the pattern '{source}' is no regex: {e}")),
-                )?)),
-            };
+        if let Some(engine) = linear(source) {
+            return Ok(Self {
+                source: source.to_owned(),
+                engine,
+            });
+        }
+        let refused = |e| Error::usage(format!("the pattern '{source}' is no regex: {e}"));
+        let regex = fancy_regex::Regex::new(source).map_err(refused)?;
+        let engine = Engine::Backtracking(Box::new(regex));
         Ok(Self {
             source: source.to_owned(),
             engine,
@@ -73,29 +76,17 @@ impl Custom {
     }
 
     /// The first match at or after `from`.
-    fn find(&self, text: &str, from: usize) -> Result<Option<(usize, usize)>> {
+    fn find(&self, text: &str, from: usize) -> Result<Option<Range<usize>>> {
         match &self.engine {
             Engine::Linear(regex, white) => {
                 let found = regex.search(&Input::new(text).range(from..));
-                Ok(found.map(|m| {
-                    let gives_back = Some(m.pattern()) == *white && m.end() < text.len();
-                    let last = if gives_back {
-                        last_char(&text[m.range()])
-                    } else {
-                        0
-                    };
-                    (
-                        m.start(),
-                        if last < m.len() {
-                            m.end() - last
-                        } else {
-                            m.end()
-                        },
-                    )
+                Ok(found.map(|found| match white {
+                    Some(white) if found.pattern() == *white => shortened(text, found.range()),
+                    _ => found.range(),
                 }))
             }
             Engine::Backtracking(regex) => match regex.find_from_pos(text, from) {
-                Ok(found) => Ok(found.map(|m| (m.start(), m.end()))),
+                Ok(found) => Ok(found.map(|found| found.range())),
                 Err(error) => Err(Error::usage(format!(
                     "the pattern '{}' gave up on the text behind byte {from}: {error}; \
                      write it without look-around, so that it needs no backtracking",
@@ -103,6 +94,19 @@ impl Custom {
                 ))),
             },
         }
+    }
+}
+
+/// A run of white space without its last character, if it has others and text follows it.
+fn shortened(text: &str, run: Range<usize>) -> Range<usize> {
+    let last = text[run.clone()]
+        .char_indices()
+        .next_back()
+        .map_or(0, |(at, _)| at);
+    if run.end == text.len() || last == 0 {
+        run
+    } else {
+        run.start..run.start + last
     }
 }
 
@@ -131,13 +135,7 @@ fn possessive(source: &str) -> bool {
         }
         quantified = class_depth == 0 && matches!(byte, b'*' | b'+' | b'?' | b'}');
         match byte {
-            b'\\'
-                if matches!(
-                    bytes[at + 1..],
-                    [b'p' | b'P' | b'x' | b'u' | b'U' | b'b', b'{', ..]
-                ) =>
-            {
-                // These braces belong to the escape, as in `\p{L}`.
+            b'\\' if is_braced_escape(&bytes[at + 1..]) => {
                 at += bytes[at..].iter().position(|&b| b == b'}').unwrap_or(1);
             }
             b'\\' => at += 1,
@@ -150,20 +148,18 @@ fn possessive(source: &str) -> bool {
     false
 }
 
+/// Whether these bytes, after a backslash, have braces of their own, as in `\p{L}`.
+fn is_braced_escape(bytes: &[u8]) -> bool {
+    matches!(bytes, [b'p' | b'P' | b'x' | b'u' | b'U' | b'b', b'{', ..])
+}
+
 /// Whether flags are set, up to the end of the regex, that could change what `\s+` means.
 fn flagged(source: &str) -> bool {
     source.split("(?").skip(1).any(|group| {
-        let flags = group
-            .split([')', ':', '<', '=', '!'])
-            .next()
-            .unwrap_or_default();
-        group[flags.len()..].starts_with(')') && !flags.chars().all(|flag| "ims".contains(flag))
+        let flags = group.trim_start_matches(|c: char| "ims".contains(c));
+        let rest = flags.trim_start_matches(|c: char| c.is_ascii_alphabetic() || c == '-');
+        flags != rest && rest.starts_with(')')
     })
-}
-
-/// The length in bytes of the last character.
-fn last_char(text: &str) -> usize {
-    text.chars().next_back().map_or(0, char::len_utf8)
 }
 
 /// The text with U+FFFD for each byte outside well-formed characters, and where those stand in it.
@@ -205,13 +201,13 @@ impl Matches<'_> {
             };
             match found {
                 None => self.end_piece(self.text.len(), ends),
-                Some((start, end)) if start == end => {
-                    let next = self.text[end..].chars().next();
-                    self.searched = end + next.map_or(1, char::len_utf8);
+                Some(found) if found.is_empty() => {
+                    let next = self.text[found.end..].chars().next();
+                    self.searched = found.end + next.map_or(1, char::len_utf8);
                 }
-                Some((start, end)) => {
-                    self.end_piece(start, ends);
-                    self.end_piece(end, ends);
+                Some(found) => {
+                    self.end_piece(found.start, ends);
+                    self.end_piece(found.end, ends);
                 }
             }
         }

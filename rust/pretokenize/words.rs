@@ -3,7 +3,6 @@
 //!
 //! cl100k: `'(?i:[sdmt]|ll|ve|re)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*`
 //! `|\s++$|\s*[\r\n]|\s+(?!\S)|\s`. The others differ as [`Rules`] says.
-
 //!
 //! In masks, with "white" for what punctuation has not taken: a piece starts where a run of white
 //! space starts; behind the last line end in such a run; at its last character, if that is no line
@@ -12,9 +11,10 @@
 //! punctuation of one character that starts a piece, stands before it. In o200k also where a
 //! capital follows a lower-case letter. Contractions then move some starts.
 
-use super::blocks::{Open, Rule, Step, cut, move_starts};
+use super::blocks::{Block, Open, Rule, Step};
 use super::classes::{Class, Set};
-use super::masks::{Masks, low};
+use super::masks::{Masks, bits, low};
+use super::planes::WIDTH;
 use super::text::{Text, contraction};
 
 /// Where the patterns of the family differ.
@@ -58,75 +58,37 @@ impl<const CASED: bool> Rule for Words<CASED> {
 
     #[inline(always)]
     fn step(self, masks: &Masks, text: Text<'_>, at: usize, open: Open) -> Step {
-        let Starts {
-            mut starts,
-            word,
-            quotes,
-            unsure,
-        } = self.starts(masks, open);
-        let Some((mut length, in_word)) = cut(masks, word, starts) else {
-            return Step::Pieces { until: 64 };
+        let found = self.starts(masks, open);
+        let Some(mut block) = Block::new(masks, found.word, found.starts) else {
+            return Step::Pieces { until: WIDTH };
         };
-        let mut after = if in_word {
-            open_at(masks, length)
-        } else {
-            Open::default()
-        };
-        let mut quotes = quotes & low(length);
-        let mut behind_last = usize::MAX;
-        while quotes != 0 {
-            let quote = quotes.trailing_zeros() as usize;
-            quotes &= quotes - 1;
-            if CASED && quote == behind_last {
-                continue; // The contraction before it has ended that word.
-            }
-            let Some(taken) = contraction(text.bytes, at + quote, true) else {
-                continue;
+        let mut last_end = None;
+        for quote in bits(found.quotes & low(block.length)) {
+            // In o200k a contraction ends its word: one right behind it has none to belong to.
+            let taken = match last_end {
+                Some(end) if CASED && end == quote => None,
+                _ => contraction(text.bytes, at + quote, true),
             };
-            behind_last = quote + taken;
-            if behind_last > length {
-                length = quote;
-                after = if CASED {
-                    open_at(masks, length)
-                } else {
-                    Open::default()
-                };
-                break;
-            }
-            let first = if CASED { quote } else { quote + 1 };
-            starts = move_starts(starts, first, behind_last);
-            if behind_last == length {
-                after = Open::default();
+            if let Some(taken) = taken {
+                last_end = Some(quote + taken);
+                block.contract(masks, quote, taken, CASED);
             }
         }
-        if CASED && unsure & low(length) != 0 {
-            let first_unsure = unsure.trailing_zeros() as usize;
-            let before = starts & low(first_unsure) & !1;
-            if before == 0 {
-                return Step::Pieces {
-                    until: first_unsure + 1,
-                };
-            }
-            (length, after) = (63 - before.leading_zeros() as usize, Open::default());
+        if CASED && found.unsure & low(block.length) != 0 {
+            let unsure = found.unsure.trailing_zeros() as usize;
+            return match Block::before(block.starts & low(unsure), block.starts) {
+                Some(block) => Step::Block(block),
+                None => Step::Pieces { until: unsure + 1 },
+            };
         }
-        starts &= low(length) & (!1 | open.word);
-        Step::Block {
-            starts,
-            length,
-            open: after,
-        }
+        Step::Block(block)
     }
 }
 
 impl<const CASED: bool> Words<CASED> {
     #[inline(always)]
     fn starts(self, masks: &Masks, open: Open) -> Starts {
-        let Masks {
-            letter,
-            number,
-            line,
-            ..
-        } = *masks;
+        let (letter, number, line) = (masks.letter, masks.number, masks.line);
         let word = if CASED { letter | masks.mark } else { letter };
         let other = masks.valid & !(word | number | masks.white);
         let taken = self.taken_by_punctuation(masks, other);
@@ -146,7 +108,7 @@ impl<const CASED: bool> Words<CASED> {
         starts |= self.number_starts(masks);
         let before_letter = masks.quote & letter >> 1;
         let (quotes, unsure) = if CASED {
-            starts |= masks.upper & (lower(masks) << 1 | open.lower);
+            starts |= masks.upper & (masks.lower() << 1 | open.lower);
             (
                 before_letter & (word << 1 | open.word),
                 self.unsure(masks, word, open),
@@ -183,8 +145,8 @@ impl<const CASED: bool> Words<CASED> {
         if self.0.digits == 1 {
             return number & !masks.inner;
         }
-        if number & masks.inner != 0 {
-            return every_third(number, masks.inner);
+        if self.0.digits != 3 || number & masks.inner != 0 {
+            return every_nth(self.0.digits, number, masks.inner);
         }
         let mut third = number & !(number << 1);
         let fourth_on = number & number << 1 & number << 2 & number << 3;
@@ -205,23 +167,6 @@ impl<const CASED: bool> Words<CASED> {
     }
 }
 
-/// The letters that are in lower case.
-#[inline(always)]
-fn lower(masks: &Masks) -> u64 {
-    masks.letter & !(masks.upper | masks.caseless)
-}
-
-/// The state behind the word character that ends at bit `length`.
-#[inline(always)]
-fn open_at(masks: &Masks, length: usize) -> Open {
-    let last = |mask: u64| mask >> (length - 1) & 1;
-    Open {
-        word: 1,
-        lower: last(lower(masks)),
-        caseless: last(masks.caseless | masks.mark),
-    }
-}
-
 /// Of these starts of runs of `blank`, those whose run no line end follows.
 #[inline(always)]
 fn closing(mut starts: u64, blank: u64, line: u64) -> u64 {
@@ -235,18 +180,14 @@ fn closing(mut starts: u64, blank: u64, line: u64) -> u64 {
     starts
 }
 
-/// The first, fourth, seventh character of each run of numbers.
+/// The first of every n characters of each run of numbers.
 #[cold]
-fn every_third(number: u64, inner: u64) -> u64 {
+fn every_nth(n: usize, number: u64, inner: u64) -> u64 {
     let (mut starts, mut in_run) = (0, 0);
-    for i in 0..64 {
-        let bit = 1 << i;
-        if number & bit == 0 {
-            in_run = 0;
-        } else if inner & bit == 0 {
-            starts |= if in_run % 3 == 0 { bit } else { 0 };
-            in_run += 1;
-        }
+    for i in bits(number & !inner) {
+        let begins = i == 0 || number >> (i - 1) & 1 == 0;
+        in_run = if begins { 0 } else { in_run + 1 };
+        starts |= u64::from(in_run % n == 0) << i;
     }
     starts
 }
