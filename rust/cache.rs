@@ -294,7 +294,7 @@ impl Records {
 
 /// Asks for a cache line ahead of its use; nothing but time depends on it.
 #[inline(always)]
-fn prefetch<T>(place: &T) {
+pub(crate) fn prefetch<T>(place: &T) {
     #[cfg(target_arch = "x86_64")]
     {
         use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};

@@ -4,6 +4,7 @@
 //! an arena. The hash is seeded anew in each process, so no text can be built to make it collide,
 //! and nothing that leaves this module depends on it.
 
+use crate::cache::prefetch;
 use std::hash::{BuildHasher, RandomState};
 
 /// Bytes that fit into a key beside their length.
@@ -116,7 +117,7 @@ impl Table {
             let mut from = start;
             for (slot, &end) in keys.iter_mut().zip(batch) {
                 *slot = self.key(text, from, end);
-                prefetch(&self.entries, self.home(slot.1));
+                prefetch(&self.entries[self.home(slot.1)]);
                 from = end;
             }
             for (&(key, hash), &end) in keys.iter().zip(batch) {
@@ -266,18 +267,4 @@ impl Piece<'_> {
             Self::Long(bytes) => bytes,
         }
     }
-}
-
-/// Asks for the cache line of an entry that is about to be looked up.
-#[inline]
-fn prefetch(entries: &[Entry], at: usize) {
-    #[cfg(target_arch = "x86_64")]
-    // SAFETY: a prefetch has no effect on memory, and the address lies within `entries`.
-    unsafe {
-        use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
-        debug_assert!(at < entries.len());
-        _mm_prefetch::<_MM_HINT_T0>(entries.as_ptr().add(at).cast());
-    }
-    #[cfg(not(target_arch = "x86_64"))]
-    let _ = (entries, at);
 }

@@ -14,7 +14,12 @@ pub(super) struct Neighbours {
     tallies: Vec<Tally>,
     met: Vec<u32>,
     noted: Vec<(u32, Site)>,
+    /// Sites that were found a place.
+    kept: u32,
 }
+
+/// The place of sites that are not kept.
+const NOWHERE: u32 = u32::MAX;
 
 /// How often one neighbour was met.
 #[derive(Clone, Copy, Debug, Default)]
@@ -43,26 +48,30 @@ impl Neighbours {
             .map(|&neighbour| (neighbour, self.tallies[neighbour as usize]))
     }
 
-    /// Decides where each neighbour's sites go: side by side, neighbours in the order of [`met`].
-    ///
-    /// [`met`]: Self::met
-    pub(super) fn lay_out(&mut self) {
-        let mut place = 0;
+    /// Decides where the sites of each neighbour met `floor` times or more go: side by side, in the
+    /// order of [`Self::met`].
+    pub(super) fn lay_out(&mut self, floor: u64) {
+        self.kept = 0;
         for &neighbour in &self.met {
             let tally = &mut self.tallies[neighbour as usize];
-            tally.place = place;
-            place += tally.sites;
+            tally.place = NOWHERE;
+            if tally.weight >= floor {
+                tally.place = self.kept;
+                self.kept += tally.sites;
+            }
         }
     }
 
-    /// Appends all sites as laid out, and forgets them.
+    /// Appends all sites as laid out, and forgets everything.
     pub(super) fn move_sites(&mut self, into: &mut Vec<Site>) {
         let base = into.len();
-        into.resize(base + self.noted.len(), Site::default());
+        into.resize(base + self.kept as usize, Site::default());
         for (neighbour, site) in self.noted.drain(..) {
             let place = &mut self.tallies[neighbour as usize].place;
-            into[base + *place as usize] = site;
-            *place += 1;
+            if *place != NOWHERE {
+                into[base + *place as usize] = site;
+                *place += 1;
+            }
         }
         for neighbour in self.met.drain(..) {
             self.tallies[neighbour as usize] = Tally::default();

@@ -8,6 +8,7 @@
 
 use super::changes::Changes;
 use super::pairs::Pair;
+use crate::cache::prefetch;
 use crate::control::Control;
 use crate::count::Counts;
 use crate::error::{Error, Result};
@@ -16,6 +17,9 @@ use crate::error::{Error, Result};
 pub(super) const WALL: u32 = u32::MAX;
 /// Pieces or sites handled between two looks at the stop flag.
 pub(super) const STRIDE: usize = 1 << 16;
+
+/// Sites whose memory is asked for ahead of their turn.
+const AHEAD: usize = 12;
 
 /// Where a pair occurs.
 #[derive(Clone, Copy, Debug, Default)]
@@ -31,6 +35,8 @@ pub(super) struct Corpus {
     slots: Vec<u32>,
     /// How often each piece occurs.
     weights: Vec<u64>,
+    /// Adjacent bytes in the whole text, about.
+    pairs: f64,
 }
 
 impl Corpus {
@@ -52,6 +58,7 @@ impl Corpus {
         let mut corpus = Self {
             slots: Vec::with_capacity(len),
             weights: Vec::with_capacity(pieces),
+            pairs: 0.0,
         };
         corpus.slots.push(WALL);
         if in_order {
@@ -68,7 +75,15 @@ impl Corpus {
             self.slots.extend(piece.iter().map(|&byte| u32::from(byte)));
             self.slots.push(WALL);
             self.weights.push(count);
+            self.pairs += (piece.len() - 1) as f64 * count as f64;
         }
+    }
+
+    /// A guess at the count of the `merges`-th merge, rather too low than too high.
+    ///
+    /// Counts of merges fall as a power of their rank, between the first and the second.
+    pub(super) fn likely_last_count(&self, merges: usize) -> u64 {
+        ((1.5 * self.pairs / (merges.max(1) as f64).powf(1.5)) as u64).max(1)
     }
 
     pub(super) fn weight(&self, piece: u32) -> u64 {
@@ -128,7 +143,11 @@ impl Corpus {
         let left_len = lengths[pair.left as usize] as usize;
         let len = left_len + lengths[pair.right as usize] as usize;
         let slots = &mut self.slots;
-        for &site in sites {
+        for (index, &site) in sites.iter().enumerate() {
+            if let Some(later) = sites.get(index + AHEAD) {
+                prefetch(&slots[later.position as usize]);
+                prefetch(&self.weights[later.piece as usize]);
+            }
             let start = site.position as usize;
             if slots[start] != pair.left || slots[start + left_len] != pair.right {
                 continue;

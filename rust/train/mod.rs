@@ -86,6 +86,9 @@ impl TrainOptions {
     }
 }
 
+/// How far the floor falls when nothing is left above it.
+const FLOOR_STEP: u64 = 8;
+
 /// Ids stay clear of the top of u32, which marks the edges of pieces.
 const MOST_IDS: usize = 1 << 31;
 
@@ -105,10 +108,10 @@ pub fn train(counts: &Counts, options: &TrainOptions, control: &Control) -> Resu
         epochs: options.epochs.unwrap_or(usize::MAX),
     };
     match options.tie {
-        Tie::Ids => Trainer::<ById>::new(corpus, control)?.run(limits),
-        Tie::Hf => Trainer::<ByPrintable>::new(corpus, control)?.run(limits),
-        Tie::Lexical => Trainer::<Lexical>::new(corpus, control)?.run(limits),
-        Tie::First => Trainer::<First>::new(corpus, control)?.run(limits),
+        Tie::Ids => Trainer::<ById>::new(corpus, most, control)?.run(limits),
+        Tie::Hf => Trainer::<ByPrintable>::new(corpus, most, control)?.run(limits),
+        Tie::Lexical => Trainer::<Lexical>::new(corpus, most, control)?.run(limits),
+        Tie::First => Trainer::<First>::new(corpus, most, control)?.run(limits),
     }
 }
 
@@ -130,6 +133,8 @@ struct Trainer<'c, R: Rule> {
     corpus: Corpus,
     pairs: Pairs,
     heap: BinaryHeap<Candidate<R::Key>>,
+    /// Pairs that occur less often are neither in `pairs` nor in `heap`.
+    floor: u64,
     rule: R,
     /// Bytes in each token.
     lengths: Vec<u32>,
@@ -138,23 +143,30 @@ struct Trainer<'c, R: Rule> {
 }
 
 impl<'c, R: Rule> Trainer<'c, R> {
-    fn new(corpus: Corpus, control: &'c Control) -> Result<Self> {
-        let lengths = vec![1; BYTES];
-        let pairs = Pairs::of_bytes(&corpus, &lengths, control)?;
+    fn new(corpus: Corpus, merges: usize, control: &'c Control) -> Result<Self> {
+        let floor = corpus.likely_last_count(merges);
         let mut trainer = Self {
             corpus,
-            pairs,
+            pairs: Pairs::new(),
+            floor: u64::MAX,
             heap: BinaryHeap::new(),
             rule: R::default(),
-            lengths,
+            lengths: vec![1; BYTES],
             changes: Changes::default(),
             control,
         };
-        let all: Vec<Pair> = trainer.pairs.all().collect();
-        for pair in all {
-            trainer.push(pair);
-        }
+        trainer.lower_floor(floor)?;
         Ok(trainer)
+    }
+
+    /// Fills the heap with the pairs that occur `floor` times or more.
+    fn lower_floor(&mut self, floor: u64) -> Result<()> {
+        self.floor = floor;
+        self.pairs
+            .find_all(floor, &self.corpus, &self.lengths, self.control)?;
+        let all: Vec<Pair> = self.pairs.all().collect();
+        all.into_iter().for_each(|pair| self.push(pair));
+        Ok(())
     }
 
     fn run(mut self, limits: Limits) -> Result<Merges> {
@@ -162,7 +174,7 @@ impl<'c, R: Rule> Trainer<'c, R> {
         let mut born_before_epoch = 0;
         while merges.pairs.len() < limits.merges {
             self.control.check()?;
-            let Some(Candidate { count, pair, .. }) = self.pop() else {
+            let Some(Candidate { count, pair, .. }) = self.best()? else {
                 merges.exhausted = true;
                 break;
             };
@@ -185,7 +197,7 @@ impl<'c, R: Rule> Trainer<'c, R> {
         self.lengths.len() as u32
     }
 
-    /// Enters a pair as it stands now, unless none is left of it.
+    /// Enters a pair as it stands now, unless it fell below the floor.
     fn push(&mut self, pair: Pair) {
         if let Some(candidate) = self.candidate(pair) {
             self.heap.push(candidate);
@@ -194,7 +206,7 @@ impl<'c, R: Rule> Trainer<'c, R> {
 
     fn candidate(&mut self, pair: Pair) -> Option<Candidate<R::Key>> {
         let count = self.pairs.count(pair);
-        if count == 0 {
+        if count < self.floor {
             return None;
         }
         let first = || self.pairs.first(pair, &self.corpus, &self.lengths);
@@ -202,7 +214,19 @@ impl<'c, R: Rule> Trainer<'c, R> {
         Some(Candidate { count, key, pair })
     }
 
-    /// The best pair. An entry that promises more than its pair still holds is entered anew.
+    /// The best pair, if any is left.
+    fn best(&mut self) -> Result<Option<Candidate<R::Key>>> {
+        loop {
+            let best = self.pop();
+            if best.is_some() || self.floor == 1 {
+                return Ok(best);
+            }
+            self.lower_floor(self.floor.div_ceil(FLOOR_STEP))?;
+        }
+    }
+
+    /// The best pair above the floor. An entry that promises more than its pair still holds is
+    /// entered anew.
     fn pop(&mut self) -> Option<Candidate<R::Key>> {
         while let Some(promised) = self.heap.pop() {
             match self.candidate(promised.pair) {

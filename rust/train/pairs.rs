@@ -41,49 +41,76 @@ impl Entry {
     }
 }
 
-/// All pairs that came into being.
+/// The pairs whose count was `floor` or more when they came into being. Rarer ones are left out, and
+/// are found by another [`Pairs::find_all`] with a lower floor when those above are used up.
 pub(super) struct Pairs {
+    /// First a grid of all pairs of bytes, then a hash table of the others.
     entries: Vec<Entry>,
+    /// Entries of the hash table in use.
     used: usize,
     sites: Vec<Site>,
+    floor: u64,
 }
 
+/// Pairs of bytes.
+const GRID: usize = 1 << 16;
+/// The least room for other pairs.
+const SPARE: usize = 1 << 14;
+
 impl Pairs {
-    /// The pairs of a corpus in which nothing was joined yet.
-    pub(super) fn of_bytes(corpus: &Corpus, lengths: &[u32], control: &Control) -> Result<Self> {
-        let grid = |pair: Pair| (pair.left << 8 | pair.right) as usize;
-        let mut tallies = vec![Tally::default(); 1 << 16];
-        corpus.for_each_pair(lengths, control, |pair, site| {
-            let tally = &mut tallies[grid(pair)];
-            tally.weight += corpus.weight(site.piece);
-            tally.sites += 1;
-        })?;
-        let mut pairs = Self {
-            entries: vec![Entry::default(); 1 << 12],
+    /// No pair, and room for those that are made of bytes and some thousands more.
+    pub(super) fn new() -> Self {
+        let entries = vec![Entry::default(); GRID + SPARE];
+        Self {
+            entries,
             used: 0,
             sites: Vec::new(),
-        };
-        let mut ends = vec![0; 1 << 16];
-        let mut all = 0;
-        for (code, &tally) in tallies
-            .iter()
-            .enumerate()
-            .filter(|(_, tally)| tally.sites > 0)
-        {
-            let pair = Pair {
-                left: code as u32 >> 8,
-                right: code as u32 & 0xFF,
-            };
-            ends[code] = pairs.create(pair, tally, all);
-            all += u64::from(tally.sites);
+            floor: 1,
         }
-        pairs.sites = vec![Site::default(); all as usize];
+    }
+
+    /// Replaces what is held by the corpus' present pairs with a count of `floor` or more.
+    pub(super) fn find_all(
+        &mut self,
+        floor: u64,
+        corpus: &Corpus,
+        lengths: &[u32],
+        control: &Control,
+    ) -> Result<()> {
+        self.floor = 1;
+        self.used = 0;
+        self.entries.fill(Entry::default());
         corpus.for_each_pair(lengths, control, |pair, site| {
-            let end = &mut ends[grid(pair)];
-            pairs.sites[*end as usize] = site;
-            *end += 1;
+            let at = self.place(pair);
+            self.entries[at].count += corpus.weight(site.piece);
+            self.entries[at].sites += 1;
         })?;
-        Ok(pairs)
+        self.floor = floor;
+        let kept = self
+            .entries
+            .iter()
+            .filter(|entry| entry.count >= floor)
+            .count();
+        self.rebuild(GRID + (4 * kept).next_power_of_two().max(SPARE));
+        let mut all = 0;
+        for entry in self.entries.iter_mut().filter(|entry| entry.sites > 0) {
+            entry.start = all;
+            all += u64::from(entry.sites);
+        }
+        self.sites.clear();
+        self.sites.resize(all as usize, Site::default());
+        corpus.for_each_pair(lengths, control, |pair, site| {
+            let at = self.slot(pair);
+            let entry = &mut self.entries[at];
+            if entry.sites > 0 {
+                self.sites[entry.start as usize] = site;
+                entry.start += 1;
+            }
+        })?;
+        self.entries
+            .iter_mut()
+            .for_each(|entry| entry.start -= u64::from(entry.sites));
+        Ok(())
     }
 
     /// All pairs, in no particular order.
@@ -172,9 +199,9 @@ impl Pairs {
         born: &mut Vec<Pair>,
         pair: impl Fn(u32) -> Pair,
     ) {
-        let base = self.sites.len() as u64;
-        neighbours.lay_out();
-        for (neighbour, tally) in neighbours.met() {
+        let (base, floor) = (self.sites.len() as u64, self.floor);
+        neighbours.lay_out(floor);
+        for (neighbour, tally) in neighbours.met().filter(|(_, tally)| tally.weight >= floor) {
             let pair = pair(neighbour);
             self.create(pair, tally, base + u64::from(tally.place));
             born.push(pair);
@@ -184,34 +211,57 @@ impl Pairs {
 
     fn lose(&mut self, pair: Pair, weight: u64) {
         let at = self.slot(pair);
-        self.entries[at].count -= weight;
+        if self.entries[at].sites > 0 {
+            self.entries[at].count -= weight;
+        }
     }
 
     fn find(&self, pair: Pair) -> &Entry {
         &self.entries[self.slot(pair)]
     }
 
-    /// The pair's slot, or the empty one where it would go.
+    /// Where the pair's entry is or, if it has none, belongs.
     fn slot(&self, pair: Pair) -> usize {
+        if pair.left < 256 && pair.right < 256 {
+            return (pair.left << 8 | pair.right) as usize;
+        }
         let code = pair.code();
-        let mask = self.entries.len() - 1;
+        let table = &self.entries[GRID..];
+        let mask = table.len() - 1;
         let hash = code.wrapping_mul(0x9E37_79B9_7F4A_7C15);
-        let mut at = (hash >> (64 - self.entries.len().trailing_zeros())) as usize;
+        let mut at = (hash >> (64 - table.len().trailing_zeros())) as usize;
         loop {
-            let entry = &self.entries[at & mask];
-            if entry.pair == code && entry.sites > 0 || entry.sites == 0 {
-                return at & mask;
+            let entry = &table[at & mask];
+            if entry.pair == code || entry.sites == 0 {
+                return GRID + (at & mask);
             }
             at += 1;
         }
     }
 
-    /// Enters a new pair whose sites begin at `start`, and returns `start`.
-    fn create(&mut self, pair: Pair, tally: Tally, start: u64) -> u64 {
-        if self.used * 2 >= self.entries.len() {
-            self.grow();
-        }
+    /// Where the pair's entry is, or an empty one that is made for it.
+    fn place(&mut self, pair: Pair) -> usize {
         let at = self.slot(pair);
+        if self.entries[at].sites > 0 {
+            return at;
+        }
+        self.entries[at].pair = pair.code();
+        if at < GRID {
+            return at;
+        }
+        self.used += 1;
+        if self.used * 2 <= self.entries.len() - GRID {
+            return at;
+        }
+        self.rebuild(2 * self.entries.len() - GRID);
+        let at = self.slot(pair);
+        self.entries[at].pair = pair.code();
+        self.used += 1;
+        at
+    }
+
+    fn create(&mut self, pair: Pair, tally: Tally, start: u64) {
+        let at = self.place(pair);
         let Tally {
             weight: count,
             sites,
@@ -223,18 +273,18 @@ impl Pairs {
             start,
             sites,
         };
-        self.used += 1;
-        start
     }
 
-    fn grow(&mut self) {
-        let wider = vec![Entry::default(); self.entries.len() * 2];
-        for entry in std::mem::replace(&mut self.entries, wider) {
-            if entry.count > 0 {
+    /// Moves the entries that still count into a table of `len`.
+    fn rebuild(&mut self, len: usize) {
+        let old = std::mem::replace(&mut self.entries, vec![Entry::default(); len]);
+        self.used = 0;
+        for entry in old {
+            if entry.sites > 0 && entry.count >= self.floor {
                 let at = self.slot(entry.pair());
+                self.used += usize::from(at >= GRID);
                 self.entries[at] = entry;
             }
         }
-        self.used = self.entries.iter().filter(|entry| entry.count > 0).count();
     }
 }
