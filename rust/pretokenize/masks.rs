@@ -90,29 +90,32 @@ impl Masks {
         // A full block ends before a character that it does not hold.
         let cut_off = two & !low(63) | three & !low(62) | four & !low(61);
         let whole = low(cut_off.trailing_zeros() as usize);
-        let expected = (two | three | four) << 1 | (three | four) << 2 | four << 3;
-        if (b7 & !b6 ^ expected) & whole != 0 {
+        let (two, three, four) = (two & whole, three & whole, four & whole);
+        let (inner, expected) = (
+            b7 & !b6,
+            (two | three | four) << 1 | (three | four) << 2 | four << 3,
+        );
+        if expected & !inner | inner & whole & !expected != 0 {
             return None;
         }
         let valid = self.valid & whole;
         let mut codes = Codes::default();
-        let known = codes.put_common(planes, two & valid, three & valid);
-        for i in bits(two & valid & !known) {
+        let known = codes.put_common(planes, two, three);
+        for i in bits(two & !known) {
             codes.put(i, classes.of_two([block[i], block[(i + 1) % WIDTH]]));
         }
-        for i in bits(three & valid & !known) {
+        for i in bits(three & !known) {
             let bytes = [block[i], block[(i + 1) % WIDTH], block[(i + 2) % WIDTH]];
             codes.put(i, classes.of_three(bytes));
         }
-        for i in bits(four & valid) {
+        for i in bits(four) {
             match classes.at(block, i) {
                 (class, 4) => codes.put(i, class),
                 _ => return None,
             }
         }
-        let inner = expected & valid;
-        codes.spread(inner);
-        (codes.are(Class::Invalid) == 0).then(|| self.with_codes(&codes, inner, valid))
+        codes.spread(expected);
+        (codes.are(Class::Invalid) == 0).then(|| self.with_codes(&codes, expected, valid))
     }
 
     /// Adds the characters beyond ASCII, whose bytes are `high`, some of them invalid.
@@ -280,6 +283,8 @@ pub fn low(count: usize) -> u64 {
 
 #[cfg(test)]
 mod tests {
+    #[cfg(target_arch = "x86_64")]
+    use super::super::planes::Avx2;
     use super::super::planes::Portable;
     use super::*;
 
@@ -297,24 +302,34 @@ mod tests {
         }
     }
 
-    /// Every byte of the character at `at` has the class that the table gives it.
-    fn assert_told<L: Lanes>(text: &[u8], at: usize) {
+    /// Every character of the block, of which there are as many as fit, has the class that the
+    /// table gives it, in all its bytes.
+    fn assert_told<L: Lanes>(text: &[u8]) {
         let text = Text::new(text);
         let masks = Masks::read::<L>(text, 0);
-        let (expected, length) = text.at(at);
-        if at + length <= WIDTH {
-            let inner = if length == 1 {
-                0
-            } else {
-                low(length - 1) << (at + 1)
-            };
-            assert_eq!(masks.inner, inner, "{:x?}", text.bytes);
+        let (mut at, mut inner) = (0, 0);
+        while masks.valid & low(WIDTH).unbounded_shl(at as u32) != 0 {
+            let (expected, length) = text.at(at);
+            inner |= low(length - 1).unbounded_shl(at as u32 + 1);
             for byte in at..at + length {
                 assert_eq!(class(&masks, byte), expected, "{:x?}", text.bytes);
-                assert_eq!(masks.valid >> byte & 1, 1);
             }
-        } else {
-            assert_eq!(masks.valid, low(at));
+            at += length;
+        }
+        assert_eq!(
+            (masks.valid, masks.inner),
+            (low(at), inner),
+            "{:x?}",
+            text.bytes
+        );
+        assert!(at > 60 || at == text.bytes.len());
+    }
+
+    fn assert_told_by_all(text: &[u8]) {
+        assert_told::<Portable>(text);
+        #[cfg(target_arch = "x86_64")]
+        if Avx2::detected() {
+            assert_told::<Avx2>(text);
         }
     }
 
@@ -323,14 +338,25 @@ mod tests {
         for c in '\0'..=char::MAX {
             for at in [c as usize % 64, 61 + c as usize % 3] {
                 let mut text = [b'.'; 70];
-                c.encode_utf8(&mut text[at..]);
-                assert_told::<Portable>(&text, at);
-                assert_told::<Portable>(&text[..at + c.len_utf8()], at);
-                #[cfg(target_arch = "x86_64")]
-                if super::super::planes::Avx2::detected() {
-                    assert_told::<super::super::planes::Avx2>(&text, at);
-                }
+                let length = c.encode_utf8(&mut text[at..]).len();
+                assert_told_by_all(&text);
+                assert_told_by_all(&text[..(at + length).min(WIDTH)]);
             }
+        }
+    }
+
+    #[test]
+    fn whatever_bytes_stand_at_the_edge_of_a_block_are_told() {
+        let kinds = [b'a', 0x80, 0xBF, 0xC3, 0xE0, 0xE4, 0xED, 0xF0, 0xF4];
+        let mut text = [b'.'; 68];
+        for code in 0..9_usize.pow(5) {
+            for i in 0..5 {
+                text[59 + i] = kinds[code / 9_usize.pow(i as u32) % 9];
+            }
+            let after = kinds[code % 7];
+            text[64..].fill(after);
+            assert_told_by_all(&text);
+            assert_told_by_all(&text[..63]);
         }
     }
 

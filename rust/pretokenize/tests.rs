@@ -151,9 +151,9 @@ fn assert_same(pattern: &Pattern, text: &[u8], way: &str, found: &[usize], expec
         .take_while(|(a, b)| a == b)
         .count();
     let from = if same == 0 { 0 } else { expected[same - 1] };
-    let shown = String::from_utf8_lossy(&text[from..text.len().min(from + 100)]);
+    let shown = text[from..text.len().min(from + 100)].escape_ascii();
     panic!(
-        "{}, {way}: from byte {from} ({shown:?}) a piece ends at {:?}, expected {:?}",
+        "{}, {way}: from byte {from} ({shown}) a piece ends at {:?}, expected {:?}",
         pattern.name(),
         found.get(same),
         expected.get(same)
