@@ -1,6 +1,5 @@
 """A tokenizer of bytes and a few longer tokens, the longest match first, in plain Python."""
 
-import codecs
 import hashlib
 
 import numpy as np
@@ -15,9 +14,10 @@ class TinyTokenizer:
         self.special_tokens = {name: len(self.tokens) + i for i, name in enumerate(special_tokens)}
         self.tokens += [name.encode() for name in special_tokens]
         self.vocab_size = len(self.tokens)
+        self.end_of_text_id = self.special_tokens.get("<|endoftext|>")
         self.fingerprint = hashlib.sha256(repr(self.tokens).encode()).hexdigest()
 
-    def encode(self, text):
+    def encode(self, text, allowed_special=()):
         data, ids = text.encode(), []
         plain = self.tokens[: self.vocab_size - len(self.special_tokens)]
         while data:
@@ -32,18 +32,3 @@ class TinyTokenizer:
 
     def decode(self, ids):
         return b"".join(self.tokens[i] for i in ids).decode(errors="replace")
-
-    def decode_stream(self):
-        return _Stream(self.tokens)
-
-
-class _Stream:
-    def __init__(self, tokens):
-        self.tokens = tokens
-        self.decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
-
-    def push(self, id):
-        return self.decoder.decode(self.tokens[id])
-
-    def finish(self):
-        return self.decoder.decode(b"", final=True)

@@ -5,9 +5,10 @@ No piece ends inside a character, and none holds any part of a stop string.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import codecs
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -19,16 +20,20 @@ from microgpt.inference.sampling import Sampling, draw, probabilities
 Ending = Literal["length", "stop", "end_of_text"]
 
 
-class TextStream(Protocol):
-    """What turns ids into text that never ends inside a character (`Tokenizer.decode_stream`)."""
+class TextStream:
+    """Feeds on ids, gives text that never ends inside a character; U+FFFD for what is no UTF-8."""
 
-    def push(self, id: int, /) -> str:
+    def __init__(self, token_bytes: Callable[[int], bytes]) -> None:
+        self._token_bytes = token_bytes
+        self._decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
+
+    def push(self, id: int) -> str:
         """Returns the text that `id` completes."""
-        ...
+        return self._decoder.decode(self._token_bytes(id))
 
     def finish(self) -> str:
-        """Returns what is left."""
-        ...
+        """Returns what is left, an unfinished character as U+FFFD."""
+        return self._decoder.decode(b"", final=True)
 
 
 @dataclass(frozen=True)

@@ -27,7 +27,6 @@ if TYPE_CHECKING:
 
 CPU_PARAMETERS = 20_000_000
 """Up to here the CPU decodes as fast as an accelerator, whose launches cost more than the work."""
-END_OF_TEXT = "<|endoftext|>"
 SINGLE_THREAD_PARAMETERS = 2_000_000
 """Up to here one thread is quickest, whatever the machine."""
 
@@ -48,8 +47,8 @@ class Session:
         self.model = model.eval()
         self.tokenizer = tokenizer
         self.decoder = Decoder(model)
-        self.end_of_text = tokenizer.special_tokens.get(END_OF_TEXT)
-        self._text_stream: TextStream = tokenizer.decode_stream()
+        self.end_of_text = tokenizer.end_of_text_id
+        self._text_stream = TextStream(tokenizer.token_bytes)
         self._lead = 0
         self._first: Tensor | None = None
         self._open = ""
@@ -74,7 +73,7 @@ class Session:
         if self.end_of_text is not None:
             lead = [self.end_of_text]
         elif not prompt.startswith("\n"):
-            lead = self.tokenizer.encode("\n").tolist()
+            lead = self._ids("\n")
         self.decoder.restart()
         self._lead = len(lead)
         self._append(lead, prompt)
@@ -91,7 +90,8 @@ class Session:
     ) -> Iterator[Piece]:
         """Yields the continuation of the text, which becomes part of it."""
         text_stream, first, skip = self._text_stream, self._first, len(self._open)
-        self._text_stream, self._first, self._open = self.tokenizer.decode_stream(), None, ""
+        self._text_stream = TextStream(self.tokenizer.token_bytes)
+        self._first, self._open = None, ""
         return stream(self.decoder, text_stream, sampling, limits, generator, first, skip)
 
     def likely(self, count: int) -> list[Likely]:
@@ -106,6 +106,10 @@ class Session:
             for id, share in zip(ids.tolist(), shares.tolist(), strict=True)
         ]
 
+    def _ids(self, text: str) -> list[int]:
+        """Returns the ids of what a person typed, who may well mean a special token."""
+        return self.tokenizer.encode(text, allowed_special="all").tolist()
+
     def _append(self, lead: list[int], text: str) -> None:
         """Feeds `lead` and `text`, whose last token may be left for the reply to complete.
 
@@ -113,9 +117,9 @@ class Session:
         tokens begin with its last one, that one is taken back and the first of the reply must
         begin with its bytes.
         """
-        ids = self.tokenizer.encode(text).tolist()
+        ids = self._ids(text)
         feed = [*lead, *ids]
-        self._text_stream = self.tokenizer.decode_stream()
+        self._text_stream = TextStream(self.tokenizer.token_bytes)
         self._first, self._open = None, ""
         something_before = len(feed) > 1 or self.decoder.ids
         longer = self._beginning_with(ids[-1]) if ids and something_before else []

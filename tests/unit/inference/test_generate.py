@@ -8,7 +8,7 @@ import torch
 from microgpt.config import ModelConfig
 from microgpt.errors import UsageError
 from microgpt.inference.decoder import Decoder
-from microgpt.inference.generate import Limits, StopGate, stream
+from microgpt.inference.generate import Limits, StopGate, TextStream, stream
 from microgpt.inference.sampling import Sampling, new_generator
 from microgpt.model import GPT
 from reference.tiny_tokenizer import TinyTokenizer
@@ -36,7 +36,9 @@ class Scripted:
 def replay(data, limits, tokenizer=None, **more):
     tokenizer = tokenizer or TinyTokenizer()
     decoder = Scripted(data, tokenizer.vocab_size)
-    pieces = stream(decoder, tokenizer.decode_stream(), GREEDY, limits, new_generator(0), **more)
+    pieces = stream(
+        decoder, TextStream(tokenizer.token_bytes), GREEDY, limits, new_generator(0), **more
+    )
     return list(pieces), decoder
 
 
@@ -145,7 +147,7 @@ def test_a_context_of_one_position_still_generates():
     decoder = Decoder(model)
     decoder.feed(list(b"abc"))
     pieces = stream(
-        decoder, TinyTokenizer().decode_stream(), GREEDY, Limits(length=5), new_generator(0)
+        decoder, TextStream(TinyTokenizer().token_bytes), GREEDY, Limits(length=5), new_generator(0)
     )
     assert len(list(pieces)) == 5
 
@@ -156,7 +158,7 @@ def test_greedy_text_repeats_bit_for_bit_from_a_seed():
     def ids(seed):
         decoder = Decoder(model)
         decoder.feed(list(b"hello"))
-        tokens = TinyTokenizer().decode_stream()
+        tokens = TextStream(TinyTokenizer().token_bytes)
         drawn = stream(decoder, tokens, Sampling(1.0), Limits(length=40), new_generator(seed))
         return [piece.id for piece in drawn]
 
