@@ -305,10 +305,16 @@ def updated(config: Config, changes: dict[str, Any], where: str) -> Config:
     return dataclasses.replace(config, **values)  # type: ignore[type-var]
 
 
+def _options(hint: Any) -> tuple[Any, ...]:
+    """Returns the types that a union allows, or the one type."""
+    union = typing.get_origin(hint) in (types.UnionType, typing.Union)
+    return typing.get_args(hint) if union else (hint,)
+
+
 def _checked(value: Any, hint: Any, what: str) -> Any:
     """Returns `value` if it has the type `hint`, with an int accepted where a float is wanted, and
     the word "off" where None is an option, since TOML has no null."""
-    options = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
+    options = _options(hint)
     if value == OFF and type(None) in options:
         return None
     for option in options:
@@ -378,7 +384,7 @@ def from_text(key: str, text: str) -> Any:
         UsageError: an unknown setting, or a text that is none of its values.
     """
     hint = hint_of(key)
-    options = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
+    options = _options(hint)
     if text == OFF and type(None) in options:
         return None
     value: Any = text

@@ -13,12 +13,11 @@ to what follows a marker such as `=` up to the end of its line (`LineRules.marks
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from microgpt.data.shards import Split
 from microgpt.errors import DataError
 
 IGNORED = -100
@@ -30,6 +29,28 @@ _BLOCK_ROWS = 4096
 _PHASE, _ORDER = 1, 2
 
 U64 = NDArray[np.uint64]
+
+
+class Ids(Protocol):
+    """A stream of ids: a split of a dataset, or an array."""
+
+    tokens: int
+
+    def read(self, start: int, length: int) -> NDArray[Any]:
+        """Returns ids `start` to `start + length`."""
+        ...
+
+
+class ArrayIds:
+    """Ids in memory."""
+
+    def __init__(self, ids: NDArray[Any]) -> None:
+        self.tokens = len(ids)
+        self._ids = ids
+
+    def read(self, start: int, length: int) -> NDArray[Any]:
+        """Returns ids `start` to `start + length`."""
+        return self._ids[start : start + length]
 
 
 @dataclass(frozen=True)
@@ -49,7 +70,7 @@ class Loader:
 
     def __init__(
         self,
-        split: Split,
+        split: Ids,
         context: int,
         batch_rows: int,
         seed: int,
@@ -152,7 +173,7 @@ def _mixed(values: U64) -> U64:
     return values ^ (values >> np.uint64(31))
 
 
-def _line_starts(split: Split, ends: NDArray[np.bool_]) -> NDArray[np.int64]:
+def _line_starts(split: Ids, ends: NDArray[np.bool_]) -> NDArray[np.int64]:
     """Where lines begin, the first id's place always among them; one pass over the ids."""
     found = [np.zeros(1, np.int64)]
     chunk = 1 << 24

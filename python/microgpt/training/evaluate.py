@@ -11,8 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from microgpt.data.loader import IGNORED, LineRules, after_marks
-from microgpt.data.shards import Split
+from microgpt.data.loader import IGNORED, Ids, LineRules, after_marks
 from microgpt.device import Compute
 
 
@@ -44,7 +43,7 @@ class Evaluation:
 
 def evaluate(
     model: nn.Module,
-    split: Split,
+    split: Ids,
     text_bytes: int,
     context: int,
     compute: Compute,
@@ -75,7 +74,7 @@ def evaluate(
 
 
 def _batches(
-    split: Split,
+    split: Ids,
     context: int,
     stride: int,
     rows: int,

@@ -180,6 +180,7 @@ class Trainer:
             info.text_bytes,
             self.config.model.context,
             self.compute,
+            stride=max(1, self.config.model.context // 2),
             max_tokens=self.config.training.evaluate_tokens,
             lines=self.lines,
         )

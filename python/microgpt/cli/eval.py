@@ -1,0 +1,202 @@
+"""`microgpt eval`: how well a trained model predicts, or answers, a whole set."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from microgpt.cli import require_training
+from microgpt.errors import CheckpointError, DataError, UsageError
+
+if TYPE_CHECKING:
+    import numpy as np
+    from microgpt.text.tokenizer import Tokenizer
+
+    from microgpt.data.loader import Ids
+    from microgpt.device import Compute
+    from microgpt.model.gpt import GPT
+    from microgpt.run_folder import RunFolder
+
+ERRORS_SHOWN = 5
+
+
+@dataclass(frozen=True)
+class _Loaded:
+    """A run's model, ready to be asked."""
+
+    run: RunFolder
+    step: int
+    model: GPT
+    tokenizer: Tokenizer
+    compute: Compute
+
+
+@click.command()
+@click.argument("name", metavar="RUN")
+@click.argument("data", metavar="DATA")
+@click.option("--exact-match", is_flag=True, help="Count lines whose answer it gets exactly right.")
+@click.option("--after", default="=", show_default=True, help="What an answer follows on its line.")
+@click.option("--split", type=click.Choice(["valid", "train"]), default="valid", show_default=True,
+              help="Side of a dataset folder.")  # fmt: skip
+@click.option("--stride", type=int, help="Tokens between windows; default: half the context.")
+@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, mps.")
+@click.option("--last", is_flag=True, help="The last checkpoint instead of the best.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def command(name: str, data: str, exact_match: bool, as_json: bool, **options: Any) -> None:
+    """Measure RUN on DATA: a text file, or a dataset folder's validation (or training) side.
+
+    Loss in nats per token, perplexity, and bits per byte of text, each token predicted once after
+    at least half a context of others. With --exact-match, DATA's lines are questions such as
+    `13 + 29 = 42;`, each asked by itself, and answered greedily.
+    """
+    require_training("eval")
+    from microgpt.device import calm_threads
+
+    calm_threads()
+    loaded = _load(name, options["device"], options["last"])
+    result: dict[str, Any] = {"run": loaded.run.name, "step": loaded.step, "data": data}
+    if exact_match:
+        result |= _exact(loaded, Path(data), options["after"])
+    else:
+        result |= _loss(loaded, Path(data), options["split"], options["stride"])
+    click.echo(json.dumps(result, ensure_ascii=False) if as_json else _as_text(result))
+
+
+def _load(name: str, device: str, last: bool) -> _Loaded:
+    from microgpt.text.tokenizer import Tokenizer
+
+    from microgpt.device import Compute
+    from microgpt.model import GPT, load_weights
+    from microgpt.run_folder import RunFolder
+
+    run = RunFolder.open(name)
+    checkpoint = run.newest_checkpoint() if last else run.best_checkpoint()
+    if checkpoint is None:
+        raise CheckpointError(
+            f"run {run.name!r} has no checkpoint yet: let it train until its first evaluation"
+        )
+    config = run.read_config()
+    compute = Compute.of(device, config.training.dtype if device == "auto" else "auto")
+    model = GPT(config.model)
+    load_weights(model, checkpoint.path / "model.safetensors")
+    model.to(compute.device).eval()
+    return _Loaded(run, checkpoint.step, model, Tokenizer.from_file(run.tokenizer_path), compute)
+
+
+# The loss
+
+
+def _loss(loaded: _Loaded, data: Path, side: str, stride: int | None) -> dict[str, Any]:
+    from microgpt.training.evaluate import evaluate
+
+    context = loaded.model.config.context
+    if stride is None:
+        stride = max(1, context // 2)
+    if not 1 <= stride <= context:
+        raise UsageError(f"--stride is {stride}, but must lie in 1..{context}, the context")
+    ids, text_bytes = _ids(loaded, data, side)
+    if ids.tokens < 2:
+        raise DataError(f"{data} has {ids.tokens} tokens, but a loss takes at least 2")
+    measured = evaluate(
+        loaded.model, ids, text_bytes, context, loaded.compute, rows=64, stride=stride
+    )
+    return {
+        "loss": measured.loss,
+        "perplexity": measured.perplexity,
+        "bits_per_byte": measured.bits_per_byte,
+        "tokens": measured.tokens,
+        "bytes": text_bytes,
+        "stride": stride,
+    }
+
+
+def _ids(loaded: _Loaded, data: Path, side: str) -> tuple[Ids, int]:
+    """Returns the ids of a dataset's side, or of a text file, and the bytes they stand for."""
+    from microgpt.data.loader import ArrayIds
+    from microgpt.data.shards import MANIFEST_FILE, Dataset
+
+    if (data / MANIFEST_FILE).is_file():
+        dataset = Dataset.open(data)
+        theirs = dataset.manifest.tokenizer.fingerprint
+        if theirs != loaded.tokenizer.fingerprint:
+            raise DataError(
+                f"{data} was made with another tokenizer than run {loaded.run.name!r}: give the "
+                "text itself"
+            )
+        if side == "train":
+            return dataset.train, dataset.manifest.train.text_bytes
+        return dataset.valid, dataset.manifest.valid.text_bytes
+    text = _read(data)
+    return ArrayIds(_encoded(loaded.tokenizer, text)), len(text)
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise DataError(f"cannot read {path}: {error.strerror}") from error
+
+
+def _encoded(tokenizer: Tokenizer, text: bytes) -> np.ndarray:
+    """Returns the ids of a document: an end-of-text id first, where the tokenizer has one."""
+    import numpy as np
+
+    ids = tokenizer.encode(text)
+    end = tokenizer.special_tokens.get("<|endoftext|>")
+    return ids if end is None else np.concatenate([np.array([end], ids.dtype), ids])
+
+
+# The answers
+
+
+def _exact(loaded: _Loaded, data: Path, after: str) -> dict[str, Any]:
+    from microgpt.training.exact_match import Question, answered_exactly, greedy
+
+    mark = after.encode()
+    if not mark:
+        raise UsageError("--after is empty: give the marker, such as '='")
+    halves = [line.partition(mark) for line in _read(data).splitlines() if mark in line]
+    if not halves:
+        raise DataError(f"{data} has no line with {after!r}: name what answers follow with --after")
+    questions = [
+        Question(
+            _encoded(loaded.tokenizer, head + mid).tolist(), loaded.tokenizer.encode(tail).tolist()
+        )
+        for head, mid, tail in halves
+    ]
+    right = answered_exactly(loaded.model, questions, loaded.compute)
+    errors = []
+    for place in [i for i, hit in enumerate(right) if not hit][:ERRORS_SHOWN]:
+        question, (head, mid, tail) = questions[place], halves[place]
+        got = greedy(loaded.model, question.prompt, len(question.answer), loaded.compute)
+        errors.append(
+            {
+                "prompt": (head + mid).decode(errors="replace"),
+                "answer": tail.decode(errors="replace"),
+                "got": loaded.tokenizer.decode_bytes(got).decode(errors="replace"),
+            }
+        )
+    return {"correct": sum(right), "lines": len(right), "share": sum(right) / len(right),
+            "errors": errors}  # fmt: skip
+
+
+def _as_text(result: dict[str, Any]) -> str:
+    head = f"{result['run']} at step {result['step']:,} on {result['data']}: "
+    if "loss" in result:
+        return (
+            f"{head}loss {result['loss']:.4f} nats a token, perplexity {result['perplexity']:.5g}, "
+            f"{result['bits_per_byte']:.4f} bits per byte ({result['tokens']:,} tokens, "
+            f"{result['bytes']:,} bytes)"
+        )
+    lines = [
+        f"{head}{result['correct']:,} of {result['lines']:,} answers exactly right "
+        f"({result['share']:.2%})"
+    ]
+    lines += [
+        f"  {e['prompt']} ->{e['got']!r} instead of {e['answer']!r}" for e in result["errors"]
+    ]
+    return "\n".join(lines)

@@ -1,0 +1,478 @@
+"""`microgpt train`: from a text file to a trained model, or on from where a run stopped."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from microgpt.cli import require_training
+from microgpt.config import from_text, merged, read_toml
+from microgpt.errors import CheckpointError, TrainingError, UsageError
+
+if TYPE_CHECKING:
+    from microgpt.text.tokenizer import Tokenizer
+
+    from microgpt.config import RunConfig
+    from microgpt.data.loader import LineRules
+    from microgpt.data.shards import Dataset
+    from microgpt.run_folder import RunFolder
+    from microgpt.training.trainer import Outcome, Trainer
+
+SAMPLE_TOKENS = 120
+PARAMETERS_FLAG = "--params"
+
+SETTINGS = (
+    ("--n-layer", "model.n_layer", "Blocks (num layers)."),
+    ("--n-head", "model.n_head", "Attention heads in a block (num heads)."),
+    ("--n-kv-head", "model.n_kv_head", "Key/value heads, fewer for grouped-query attention."),
+    ("--n-embd", "model.n_embd", "Width of the model (embedding degree, d_model)."),
+    ("--n-hidden", "model.n_hidden", "Width of the feed-forward (d_ff)."),
+    ("--context", "model.context", "Tokens the model sees at once (num tokens, max_seq_len)."),
+    ("--position", "model.position", "How positions are told: rope, learned, sinusoidal, none."),
+    ("--norm", "model.norm", "rmsnorm, layernorm or none."),
+    ("--norm-place", "model.norm_place", "pre or post."),
+    ("--feed-forward", "model.feed_forward", "swiglu, gelu, relu or squared_relu."),
+    ("--tied-head", "model.tied_head", "true: the head shares the embedding's matrix."),
+    ("--sliding-window", "model.sliding_window", "Positions that attention looks back over."),
+    ("--dropout", "model.dropout", "Share of activations dropped in training."),
+    ("--optimizer", "optimizer.name", "muon (with AdamW outside the blocks) or adamw."),
+    ("--lr", "optimizer.lr", "Peak rate of AdamW (base_lr)."),
+    ("--muon-lr", "optimizer.muon_lr", "Peak rate of Muon."),
+    ("--weight-decay", "optimizer.weight_decay", "Decoupled decay of matrices."),
+    ("--clip", "optimizer.clip", "Largest gradient norm; off: none."),
+    ("--schedule", "schedule.shape", "wsd, cosine or constant."),
+    ("--warmup-steps", "schedule.warmup_steps", "Steps in which the rate rises (warmup_steps)."),
+    ("--decay-steps", "schedule.decay_steps", "Steps in which it falls (decay_steps)."),
+    ("--batch-rows", "training.batch_rows", "Rows of the context's length in a step."),
+    ("--micro-batch-rows", "training.micro_batch_rows", "Rows at once; fewer accumulate."),
+    ("--steps", "training.steps", "Budget: optimizer updates."),
+    ("--epochs", "training.epochs", "Budget: passes over the training set."),
+    ("--tokens", "training.tokens", "Budget: tokens, such as 10M."),
+    ("--minutes", "training.minutes", "Budget: time; a step is measured first."),
+    ("--evaluate-every", "training.evaluate_every", "Steps between evaluations."),
+    ("--patience", "training.patience", "Evaluations without a gain that end the run."),
+    ("--device", "training.device", "auto, cpu, cuda, cuda:1, mps."),
+    ("--dtype", "training.dtype", "auto, float32 or bfloat16."),
+    ("--threads", "training.threads", "CPU threads; measured where not given."),
+    ("--align", "data.align", "lines: rows begin at line starts."),
+    ("--loss-after", "data.loss_after", "Learn only what follows this on a line, such as '='."),
+)
+"""Flags that are settings: flag, key in the configuration, help."""
+
+
+def _with_settings(function: Callable[..., None]) -> Callable[..., None]:
+    """Adds an option for each of `SETTINGS`; its text arrives under the key's name."""
+    for flag, key, help in reversed(SETTINGS):
+        option = click.option(flag, _parameter(key), metavar="VALUE", help=help)
+        function = option(function)
+    return function
+
+
+def _parameter(key: str) -> str:
+    return key.replace(".", "__")
+
+
+@click.command()
+@click.argument("path", required=False, metavar="[FILE]")
+@click.option("--name", help="Name of the run; runs/NAME/ must be free.")
+@click.option("--preset", help="Start from a named system: modern, femto, gpt2-tied, cs336...")
+@click.option("--config", "config_file", metavar="TOML", help="Settings from a file.")
+@click.option(PARAMETERS_FLAG, "parameters", help="Size to come near, such as 800k or 5M.")
+@_with_settings
+@click.option("--min-lr", metavar="VALUE", help="Rate at the end (min_lr).")
+@click.option("--seed", metavar="VALUE", help="Seed of weights, dropout and data order.")
+@click.option("--compile", "compiled", is_flag=True, help="Compile the model (torch.compile).")
+@click.option("--set", "sets", multiple=True, metavar="KEY=VALUE", help="Any setting by its key.")
+@click.option("--byte", is_flag=True, help="Tokenize into bytes.")
+@click.option("--bpe", is_flag=True, help="Train a BPE tokenizer on the text.")
+@click.option("--vocab-size", help="Ids of the BPE tokenizer, such as 4096.")
+@click.option("--tokenizer", metavar="PATH", help="Use this tokenizer.")
+@click.option(
+    "--resume",
+    is_flag=False,
+    flag_value="",
+    metavar="[RUN]",
+    help="Go on with a run, the last one if none is named.",
+)
+@click.option("--log", default="LOG.md", show_default=True, help="Notebook for the run's entry.")
+def command(path: str | None, resume: str | None, log: str, **options: Any) -> None:
+    """Train a small GPT on FILE: text, a folder, or a dataset folder (dataset.txt if not given).
+
+    What is left open is chosen for the text and the machine, and printed before training starts.
+    Ctrl-C writes a checkpoint and ends; --resume goes on as if nothing had happened.
+    """
+    require_training("train")
+    from microgpt.device import calm_threads
+
+    calm_threads()
+    if resume is None:
+        _begin(path or "dataset.txt", options, Path(log))
+    else:
+        given = [_flag(option) for option, value in options.items() if value]
+        given += [path] if path else []
+        if given:
+            raise UsageError(
+                f"--resume goes on with the run's own settings: leave out {', '.join(given)}, or "
+                "start a new run"
+            )
+        _resume(resume, Path(log))
+
+
+def _flag(name: str) -> str:
+    flags = {_parameter(key): flag for flag, key, _ in SETTINGS}
+    known = {"config_file": "--config", "parameters": PARAMETERS_FLAG, "sets": "--set",
+             "compiled": "--compile"}  # fmt: skip
+    return flags.get(name) or known.get(name) or "--" + name.replace("_", "-")
+
+
+# What was asked for
+
+
+def _given(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns what preset, file and flags set, nested, the later over the earlier."""
+    from microgpt.presets import preset
+
+    layers: list[Mapping[str, Any]] = []
+    if options["preset"]:
+        layers.append(preset(options["preset"]))
+    if options["config_file"]:
+        layers.append(read_toml(Path(options["config_file"])))
+    for flag, key, _ in SETTINGS:
+        if (text := options[_parameter(key)]) is not None:
+            layers.append(_setting(key, text, flag))
+    if options["seed"] is not None:
+        layers += [
+            _setting(f"{part}.seed", options["seed"], "--seed") for part in ("data", "training")
+        ]
+    if options["compiled"]:
+        layers.append({"training": {"compile": True}})
+    for text in options["sets"]:
+        key, equals, value = text.partition("=")
+        if not equals:
+            raise UsageError(f"--set {text}: give KEY=VALUE, such as --set model.rope_theta=5000")
+        layers.append(_setting(key, value, "--set"))
+    given = merged(*layers)
+    if options["min_lr"] is not None:
+        given = merged(given, _final_rate(given, options["min_lr"]))
+    return given
+
+
+def _setting(key: str, text: str, flag: str) -> dict[str, Any]:
+    try:
+        value = from_text(key, text)
+    except UsageError as error:
+        raise UsageError(f"{flag}: {error}") from error
+    part, name = key.split(".")
+    return {part: {name: value}}
+
+
+def _final_rate(given: Mapping[str, Any], text: str) -> dict[str, Any]:
+    """Turns --min-lr, a rate, into the schedule's share of the peak."""
+    from microgpt.config import OptimizerConfig
+
+    peak = given.get("optimizer", {}).get("lr", OptimizerConfig().lr)
+    try:
+        share = float(text) / peak
+    except ValueError as error:
+        raise UsageError(f"--min-lr is {text!r}, but must be a number") from error
+    if not 0 <= share <= 1:
+        raise UsageError(f"--min-lr is {text}, but must lie between 0 and the peak, {peak:g}")
+    return {"schedule": {"final": share}}
+
+
+# A new run
+
+
+def _begin(path: str, options: Mapping[str, Any], log: Path) -> None:
+    given = _given(options)
+    dataset = _dataset(path, options)
+    config, plan = _planned(given, dataset, options["parameters"])
+    from dataclasses import replace
+
+    from microgpt.model.sizes import parameter_count
+    from microgpt.run_folder import RUNS, RunFolder
+
+    config = replace(config, data=replace(config.data, path=path, dataset=str(dataset.folder)))
+    size = f"{parameter_count(config.model) / 1e6:.2g}M"
+    run = RunFolder.create(RUNS, options["name"], stem=f"{_stem(path)}-{size}")
+    with run.lock():
+        run.write_config(config)
+        _write_facts(run, config, dataset, path)
+        click.echo("\n".join([f"run    {run.path}", *plan]), err=True)
+        _carry_out(run, config, dataset, log)
+
+
+def _stem(path: str) -> str:
+    return Path(path).resolve().name.split(".")[0] or "run"
+
+
+def _dataset(path: str, options: Mapping[str, Any]) -> Dataset:
+    from microgpt.data.shards import MANIFEST_FILE, Dataset
+
+    if (Path(path) / MANIFEST_FILE).is_file():
+        return Dataset.open(path)
+    from microgpt.data.prepare import find_or_make
+
+    return find_or_make(path, options)
+
+
+def _planned(
+    given: Mapping[str, Any], dataset: Dataset, parameters: str | None
+) -> tuple[RunConfig, list[str]]:
+    """Returns the resolved configuration and the plan in words."""
+    from dataclasses import replace
+
+    import torch
+
+    from microgpt.config import count
+    from microgpt.device import choose_device, choose_dtype, cores
+    from microgpt.training import plan
+    from microgpt.training.measure import measured_threads
+
+    asked = given.get("training", {})
+    device = choose_device(asked.get("device", "auto"))
+    dtype = choose_dtype(asked.get("dtype", "auto"), device)
+    given = merged(given, {"training": {"device": device, "dtype": dtype}})
+    kind = torch.device(device).type
+    memory = torch.cuda.get_device_properties(device).total_memory if kind == "cuda" else None
+    machine = plan.Machine(kind, cores(), memory)
+    manifest = dataset.manifest
+    facts = plan.Facts(dataset.train.tokens, dataset.valid.tokens, manifest.tokenizer.vocab_size)
+    config, remarks = plan.plan_shape(
+        given, facts, machine, None if parameters is None else count(parameters)
+    )
+    threads, seconds = measured_threads(config)
+    config = replace(config, training=replace(config.training, threads=threads))
+    config = plan.plan_budget(config, facts, machine, seconds)
+    return config, [*plan.describe(config, facts, seconds), *(f"note   {r}" for r in remarks)]
+
+
+def _write_facts(run: RunFolder, config: RunConfig, dataset: Dataset, path: str) -> None:
+    """Notes in the run's folder what it is made of."""
+    import shutil
+
+    import torch
+
+    from microgpt.device import Compute, machine_text
+    from microgpt.model.sizes import parameter_count
+    from microgpt.text.corpora import recognise
+
+    manifest = dataset.manifest
+    inputs = manifest.source.inputs
+    facts: dict[str, Any] = {
+        "path": path,
+        "fingerprint": dataset.fingerprint,
+        "sha256": inputs[0].sha256 if len(inputs) == 1 else None,
+        "text_bytes": manifest.source.text_bytes,
+        "train_tokens": dataset.train.tokens,
+        "valid_tokens": dataset.valid.tokens,
+    }
+    if len(inputs) == 1 and (corpus := recognise(Path(inputs[0].path))):
+        facts |= {"corpus": corpus.name, "floor_nats_per_byte": corpus.floor_nats_per_byte}
+    shutil.copyfile(dataset.tokenizer_path, run.tokenizer_path)
+    tokenizer = manifest.tokenizer
+    run.update_facts(
+        command=shlex.join(["microgpt", *sys.argv[1:]]),
+        parameters=parameter_count(config.model),
+        dataset=facts,
+        tokenizer={
+            "fingerprint": tokenizer.fingerprint,
+            "vocab_size": tokenizer.vocab_size,
+            "kind": tokenizer.kind,
+        },
+        machine=machine_text(),
+        torch=torch.__version__,
+        device=Compute.of(config.training.device, config.training.dtype).name(),
+    )
+
+
+# A run that stopped
+
+
+def _resume(name: str, log: Path) -> None:
+    from microgpt.data.shards import Dataset
+    from microgpt.run_folder import RUNS, RunFolder, now
+
+    runs = [RunFolder.open(name)] if name else RunFolder.all(RUNS)[:1]
+    if not runs:
+        raise CheckpointError(
+            f"{RUNS} holds no run to resume: start one with `microgpt train FILE`"
+        )
+    run = runs[0]
+    with run.lock():
+        facts, config = run.read_facts(), run.read_config()
+        if facts.get("status") == "finished":
+            raise UsageError(
+                f"run {run.name!r} is finished: start a new one, with more --steps if it was too "
+                "short, or name another with --resume RUN"
+            )
+        if config.data.dataset is None:
+            raise CheckpointError(f"{run.config_path} names no dataset: start a new run")
+        dataset = Dataset.open(config.data.dataset)
+        if dataset.fingerprint != facts.get("dataset", {}).get("fingerprint"):
+            raise CheckpointError(
+                f"{dataset.folder} is not the dataset that run {run.name!r} was trained on: put "
+                "that one back, or start a new run"
+            )
+        run.update_facts(status="running", resumed=now(), reason=None, finished=None)
+        _carry_out(run, config, dataset, log)
+
+
+# Both
+
+
+def _carry_out(run: RunFolder, config: RunConfig, dataset: Dataset, log: Path) -> None:
+    """Trains, and writes down how it ended, however it ended."""
+    from microgpt.device import peak_process_bytes
+    from microgpt.lab import log_entry
+    from microgpt.run_folder import now
+
+    status, reason = "failed", "it broke off"
+    trainer: Trainer | None = None
+    try:
+        outcome, trainer = _train(run, config, dataset)
+        status, reason = outcome.status, outcome.reason
+        _summarise(run, outcome, config)
+    except KeyboardInterrupt:
+        status, reason = "stopped", "a second Ctrl-C"
+        raise
+    except (TrainingError, CheckpointError) as error:
+        reason = str(error)
+        raise
+    except Exception as error:
+        reason = f"{type(error).__name__}: {error}"
+        raise
+    finally:
+        peak = trainer.compute.peak_memory_bytes() if trainer else peak_process_bytes()
+        rows = run.read_metrics()
+        run.update_facts(
+            status=status,
+            reason=reason,
+            finished=now(),
+            elapsed_seconds=rows[-1].get("elapsed_seconds") if rows else 0.0,
+            peak_memory_bytes=peak,
+        )
+        number = log_entry.append(run, log)
+        if number is not None:
+            click.echo(f"entry {number} of {log} tells of this run", err=True)
+
+
+def _train(run: RunFolder, config: RunConfig, dataset: Dataset) -> tuple[Outcome, Trainer]:
+    from microgpt.text.tokenizer import Tokenizer
+
+    from microgpt.progress import Progress
+    from microgpt.training.trainer import Trainer
+
+    tokenizer = Tokenizer.from_file(run.tokenizer_path)
+    rules = _line_rules(config, tokenizer)
+    with Progress("train", config.training.steps or 0, "steps") as progress:
+        display = _Display(progress)
+        trainer = Trainer(run, config, dataset, display, _sampler(tokenizer), rules)
+        if trainer.position.step:
+            progress.stage("train", config.training.steps or 0, start=trainer.position.step)
+            progress.write(f"going on from step {trainer.position.step:,}")
+        return trainer.train(), trainer
+
+
+def _line_rules(config: RunConfig, tokenizer: Tokenizer) -> LineRules | None:
+    """Returns which ids end lines and which hold the marker, where the settings ask for it."""
+    if config.data.align is None and config.data.loss_after is None:
+        return None
+    import numpy as np
+
+    from microgpt.data.loader import LineRules
+
+    tokens = [tokenizer.token_bytes(id) for id in range(tokenizer.vocab_size)]
+    ends = np.array([token.endswith(b"\n") for token in tokens])
+    marks = None
+    if config.data.loss_after is not None:
+        marker = config.data.loss_after.encode()
+        marks = np.array([marker in token for token in tokens])
+        if not marks.any():
+            raise UsageError(
+                f"--loss-after is {config.data.loss_after!r}, but no single token holds it: give "
+                "one character, or use --byte"
+            )
+    return LineRules(ends, config.data.align == "lines", marks)
+
+
+def _sampler(tokenizer: Tokenizer) -> Callable[[Any, int], str]:
+    """Returns what gives a text for a model and a seed."""
+    from microgpt.inference.decoder import Decoder
+    from microgpt.inference.generate import Limits, stream
+    from microgpt.inference.sampling import Sampling, new_generator
+
+    end = tokenizer.special_tokens.get("<|endoftext|>")
+    start = [end] if end is not None else tokenizer.encode("\n").tolist()
+    limits = Limits(SAMPLE_TOKENS, stop_ids=frozenset() if end is None else frozenset({end}))
+
+    def sample(model: Any, seed: int) -> str:
+        model.eval()
+        decoder = Decoder(model)
+        decoder.feed(start)
+        pieces = stream(decoder, tokenizer.decode_stream(), Sampling(), limits, new_generator(seed))
+        return "".join(piece.text for piece in pieces)
+
+    return sample
+
+
+def _summarise(run: RunFolder, outcome: Outcome, config: RunConfig) -> None:
+    """Prints how it ended and what to do next."""
+    from microgpt.progress import duration_text
+
+    position = outcome.position
+    took = duration_text(position.elapsed_seconds)
+    if outcome.status == "stopped":
+        click.echo(
+            f"stopped by {outcome.reason} at step {position.step:,} of {config.training.steps:,}; "
+            f"go on with: microgpt train --resume {run.name}",
+            err=True,
+        )
+        return
+    best = ""
+    if position.best_loss is not None:
+        best = f", best validation loss {position.best_loss:.4f} at step {position.best_step:,}"
+    why = " (no gain for so long as --patience allows)" if outcome.reason == "patience" else ""
+    click.echo(f"done in {took} at step {position.step:,}{why}{best}", err=True)
+    click.echo(f"talk to it: microgpt chat {run.name}", err=True)
+
+
+class _Display:
+    """Shows each step in the bar, and evaluations and samples above it."""
+
+    def __init__(self, progress: Any) -> None:
+        self.progress = progress
+        self.valid: float | None = None
+        self.tokens: int | None = None
+        self.rate: float | None = None
+
+    def step(self, row: Mapping[str, Any]) -> None:
+        """Updates the bar, and prints a line where the validation loss was measured."""
+        from microgpt.progress import count_text
+
+        if self.tokens is not None:
+            rate = (row["tokens"] - self.tokens) / row["step_seconds"]
+            self.rate = rate if self.rate is None else 0.95 * self.rate + 0.05 * rate
+        self.tokens = row["tokens"]
+        note = f"loss {row['loss']:.4f}"
+        if "valid_loss" in row:
+            self.valid = row["valid_loss"]
+            self.progress.write(
+                f"step {row['step']:,}: {note}, valid loss {row['valid_loss']:.4f}, "
+                f"perplexity {row['perplexity']:.4g}, {row['bits_per_byte']:.4f} bits per byte"
+            )
+        if self.valid is not None:
+            note += f", valid {self.valid:.4f}"
+        if self.rate is not None:
+            note += f", {count_text(self.rate)} tokens/s"
+        self.progress.update(row["step"], note)
+
+    def sample(self, step: int, text: str) -> None:
+        """Prints the sample's first lines."""
+        shown = text.strip("\n").splitlines()[:4]
+        self.progress.write("\n".join("  | " + line[:100] for line in shown))

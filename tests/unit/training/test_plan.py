@@ -1,0 +1,110 @@
+"""The plan keeps what the user gave and chooses the rest sensibly for any size of data."""
+
+import pytest
+
+from microgpt.config import RunConfig
+from microgpt.errors import DataError, UsageError
+from microgpt.model.sizes import parameter_count, training_memory
+from microgpt.training.plan import Facts, Machine, describe, plan_budget, plan_shape
+
+LAPTOP = Machine("cpu", 4)
+GPU = Machine("cuda", 16, gpu_memory_bytes=80_000_000_000)
+
+
+def planned(given, facts, machine=LAPTOP, seconds=0.05, parameters=None) -> RunConfig:
+    config, _ = plan_shape(given, facts, machine, parameters)
+    return plan_budget(config, facts, machine, seconds)
+
+
+@pytest.mark.parametrize("machine", [LAPTOP, GPU, Machine("mps", 8)])
+@pytest.mark.parametrize("tokens", [2, 3, 10, 900, 30_000, 10**6, 10**8, 10**10])
+def test_every_size_of_data_gets_a_plan_without_gaps(tokens, machine):
+    facts = Facts(tokens, tokens // 10, 256)
+    config = planned({}, facts, machine)
+    assert config.model.context <= tokens - 1
+    training = config.training
+    decided = (training.steps, training.batch_rows, training.micro_batch_rows,
+               training.evaluate_every, training.evaluate_tokens, config.schedule.warmup_steps,
+               config.schedule.decay_steps)  # fmt: skip
+    assert None not in decided
+    assert (training.epochs, training.tokens, training.minutes) == (None, None, None)
+    assert training.steps is not None
+    assert training.steps * 0.05 <= 60 * 10 + 200 * 0.05
+    assert len(describe(config, facts, 0.05)) == 5
+
+
+def test_more_data_gets_larger_models_and_batches():
+    sizes = [parameter_count(planned({}, Facts(n, 0, 256)).model) for n in (1000, 10**5, 10**7)]
+    assert sizes == sorted(sizes)
+    assert sizes[0] < 60_000 < sizes[1] < 300_000 < sizes[2] < 5_000_000
+    big = planned({}, Facts(10**10, 0, 50_257), GPU)
+    assert parameter_count(big.model) > 15_000_000
+    assert big.training.batch_rows is not None
+    assert big.training.batch_rows * big.model.context >= 30_000
+
+
+def test_what_was_given_is_kept():
+    given = {
+        "model": {"n_layer": 3, "n_head": 2, "n_embd": 32, "context": 24, "dropout": 0.2},
+        "training": {"batch_rows": 6, "micro_batch_rows": 2, "steps": 77, "evaluate_every": 5},
+        "schedule": {"warmup_steps": 7, "decay_steps": 11},
+    }
+    config = planned(given, Facts(10_000, 100, 300))
+    assert (config.model.n_layer, config.model.n_embd, config.model.dropout) == (3, 32, 0.2)
+    assert (config.model.context, config.model.vocab_size) == (24, 300)
+    assert (config.training.batch_rows, config.training.micro_batch_rows) == (6, 2)
+    assert (config.training.steps, config.training.evaluate_every) == (77, 5)
+    assert (config.schedule.warmup_steps, config.schedule.decay_steps) == (7, 11)
+
+
+@pytest.mark.parametrize(
+    ("budget", "steps"),
+    [({"steps": 5}, 5), ({"tokens": 64 * 10}, 10), ({"epochs": 2.0}, 32), ({"minutes": 0.5}, 600)],
+)
+def test_every_budget_becomes_steps(budget, steps):
+    given = {"model": {"context": 16}, "training": {"batch_rows": 4, **budget}}
+    assert planned(given, Facts(1024, 0, 256)).training.steps == steps
+
+
+def test_without_a_budget_small_data_ends_after_its_passes_and_large_after_the_minutes():
+    given = {"model": {"context": 64}, "training": {"batch_rows": 32}}
+    assert planned(given, Facts(110_000, 0, 256)).training.steps == 30 * 110_000 // 2048
+    assert planned(given, Facts(10**9, 0, 256)).training.steps == int(5 * 60 / 0.05)
+
+
+def test_a_context_longer_than_the_data_is_cut_with_a_remark():
+    config, remarks = plan_shape({"model": {"context": 512}}, Facts(100, 0, 256), LAPTOP)
+    assert config.model.context == 99
+    assert "has 100 tokens, so the context is 99 instead of 512" in remarks[0]
+
+
+@pytest.mark.parametrize("tokens", [0, 1])
+def test_fewer_than_two_tokens_are_refused(tokens):
+    with pytest.raises(DataError, match=f"has {tokens} tokens"):
+        plan_shape({}, Facts(tokens, 0, 256), LAPTOP)
+
+
+def test_a_size_can_be_asked_for_but_not_twice():
+    facts = Facts(10**6, 0, 256)
+    config, _ = plan_shape({}, facts, LAPTOP, parameters=5_000_000)
+    assert parameter_count(config.model) == pytest.approx(5_000_000, rel=0.1)
+    with pytest.raises(UsageError, match="given twice"):
+        plan_shape({"model": {"n_layer": 2}}, facts, LAPTOP, parameters=5_000_000)
+
+
+def test_a_large_vocabulary_on_little_text_still_gets_a_model():
+    config, _ = plan_shape({}, Facts(20_000, 0, 50_257), LAPTOP)
+    assert config.model.vocab_size == 50_257
+
+
+def test_micro_batches_fit_the_gpu():
+    small = Machine("cuda", 8, gpu_memory_bytes=8_000_000_000)
+    given = {"model": {"n_layer": 12, "n_head": 12, "n_embd": 768, "context": 1024},
+             "training": {"batch_rows": 64, "dtype": "bfloat16"}}  # fmt: skip
+    config, _ = plan_shape(given, Facts(10**9, 0, 50_257), small)
+    rows = config.training.micro_batch_rows
+    assert rows is not None
+    assert rows < 64
+    assert 64 % rows == 0
+    memory = training_memory(config.model, rows, optimizer="muon", activation_bytes=2)
+    assert memory.total <= 8_000_000_000
