@@ -60,6 +60,19 @@ def choose_dtype(name: str, device: str) -> str:
     return "float32"
 
 
+def has_fast_bfloat16(device: torch.device) -> bool:
+    """Returns whether matrix products in bfloat16 are quicker there: CUDA, or a CPU with AMX or
+    AVX-512 BF16."""
+    import torch
+
+    if device.type != "cpu":
+        return device.type == "cuda"
+    try:
+        return torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    except (AttributeError, RuntimeError):  # a torch built without oneDNN
+        return False
+
+
 @dataclass(frozen=True)
 class Compute:
     """A device and the precision of its matrix products. Weights are float32 whatever it is."""

@@ -14,12 +14,12 @@ from microgpt.errors import CheckpointError, DataError, UsageError
 
 if TYPE_CHECKING:
     import numpy as np
-    from microgpt.text.tokenizer import Tokenizer
 
     from microgpt.data.loader import Ids
     from microgpt.device import Compute
     from microgpt.model.gpt import GPT
     from microgpt.run_folder import RunFolder
+    from microgpt.text.tokenizer import Tokenizer
 
 ERRORS_SHOWN = 5
 
@@ -67,11 +67,10 @@ def command(name: str, data: str, exact_match: bool, as_json: bool, **options: A
 
 
 def _load(name: str, device: str, last: bool) -> _Loaded:
-    from microgpt.text.tokenizer import Tokenizer
-
     from microgpt.device import Compute
     from microgpt.model import GPT, load_weights
     from microgpt.run_folder import RunFolder
+    from microgpt.text.tokenizer import Tokenizer
 
     run = RunFolder.open(name)
     checkpoint = run.newest_checkpoint() if last else run.best_checkpoint()
@@ -145,9 +144,17 @@ def _encoded(tokenizer: Tokenizer, text: bytes) -> np.ndarray:
     """Returns the ids of a document: an end-of-text id first, where the tokenizer has one."""
     import numpy as np
 
-    ids = tokenizer.encode(text)
-    end = tokenizer.special_tokens.get("<|endoftext|>")
+    ids = tokenizer.encode_ordinary(text)
+    end = tokenizer.end_of_text_id
     return ids if end is None else np.concatenate([np.array([end], ids.dtype), ids])
+
+
+def _prompt(tokenizer: Tokenizer, text: bytes) -> list[int]:
+    """Returns the ids of a question by itself: as in training, something before it says that it is
+    no line's middle, which is an end-of-text id, or a line end where the tokenizer has none."""
+    if tokenizer.end_of_text_id is None:
+        text = b"\n" + text
+    return _encoded(tokenizer, text).tolist()
 
 
 # The answers
@@ -164,7 +171,7 @@ def _exact(loaded: _Loaded, data: Path, after: str) -> dict[str, Any]:
         raise DataError(f"{data} has no line with {after!r}: name what answers follow with --after")
     questions = [
         Question(
-            _encoded(loaded.tokenizer, head + mid).tolist(), loaded.tokenizer.encode(tail).tolist()
+            _prompt(loaded.tokenizer, head + mid), loaded.tokenizer.encode_ordinary(tail).tolist()
         )
         for head, mid, tail in halves
     ]

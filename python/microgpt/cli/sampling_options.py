@@ -16,11 +16,10 @@ from microgpt.errors import DataError
 from microgpt.run_folder import RUNS
 
 if TYPE_CHECKING:
-    from microgpt.text.tokenizer import Tokenizer
-
     from microgpt.inference.generate import Limits
     from microgpt.inference.sampling import Sampling
     from microgpt.inference.session import Loaded
+    from microgpt.text.tokenizer import Tokenizer
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 

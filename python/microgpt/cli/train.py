@@ -15,12 +15,11 @@ from microgpt.config import from_text, merged, read_toml
 from microgpt.errors import CheckpointError, TrainingError, UsageError
 
 if TYPE_CHECKING:
-    from microgpt.text.tokenizer import Tokenizer
-
     from microgpt.config import RunConfig
     from microgpt.data.loader import LineRules
     from microgpt.data.shards import Dataset
     from microgpt.run_folder import RunFolder
+    from microgpt.text.tokenizer import Tokenizer
     from microgpt.training.trainer import Outcome, Trainer
 
 SAMPLE_TOKENS = 120
@@ -363,9 +362,8 @@ def _carry_out(run: RunFolder, config: RunConfig, dataset: Dataset, log: Path) -
 
 
 def _train(run: RunFolder, config: RunConfig, dataset: Dataset) -> tuple[Outcome, Trainer]:
-    from microgpt.text.tokenizer import Tokenizer
-
     from microgpt.progress import Progress
+    from microgpt.text.tokenizer import Tokenizer
     from microgpt.training.trainer import Trainer
 
     tokenizer = Tokenizer.from_file(run.tokenizer_path)
@@ -403,19 +401,15 @@ def _line_rules(config: RunConfig, tokenizer: Tokenizer) -> LineRules | None:
 
 def _sampler(tokenizer: Tokenizer) -> Callable[[Any, int], str]:
     """Returns what gives a text for a model and a seed."""
-    from microgpt.inference.decoder import Decoder
-    from microgpt.inference.generate import Limits, stream
+    from microgpt.inference.generate import Limits
     from microgpt.inference.sampling import Sampling, new_generator
-
-    end = tokenizer.special_tokens.get("<|endoftext|>")
-    start = [end] if end is not None else tokenizer.encode("\n").tolist()
-    limits = Limits(SAMPLE_TOKENS, stop_ids=frozenset() if end is None else frozenset({end}))
+    from microgpt.inference.session import Session
 
     def sample(model: Any, seed: int) -> str:
-        model.eval()
-        decoder = Decoder(model)
-        decoder.feed(start)
-        pieces = stream(decoder, tokenizer.decode_stream(), Sampling(), limits, new_generator(seed))
+        session = Session(model, tokenizer)
+        session.begin("")
+        limits = Limits(SAMPLE_TOKENS, stop_ids=session.stop_ids)
+        pieces = session.reply(Sampling(), limits, new_generator(seed))
         return "".join(piece.text for piece in pieces)
 
     return sample

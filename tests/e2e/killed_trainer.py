@@ -1,0 +1,77 @@
+"""Trains in a child process and kills it, over and over; run by test_resume.py.
+
+    python killed_trainer.py DATASET RUN KILLS SEED
+
+The children are forked from here, so that torch is imported once. Each goes on from what the one
+before it left; after so many kills, or when one is through before its time, the last may finish.
+Prints how many were killed.
+"""
+
+import os
+import random
+import signal
+import sys
+import time
+from pathlib import Path
+
+import torch
+
+from microgpt.config import ModelConfig, RunConfig, ScheduleConfig, TrainingConfig
+from microgpt.data.shards import Dataset
+from microgpt.run_folder import RunFolder
+from microgpt.training.trainer import Trainer
+
+CONFIG = RunConfig(
+    model=ModelConfig(vocab_size=256, context=16, n_layer=2, n_head=2, n_embd=32, dropout=0.1),
+    schedule=ScheduleConfig(warmup_steps=2),
+    training=TrainingConfig(
+        batch_rows=4, steps=80, evaluate_every=4, evaluate_tokens=64, device="cpu", threads=1
+    ),
+)
+
+
+class Quiet:
+    """Watches without a word."""
+
+    def step(self, row) -> None:
+        pass
+
+    def sample(self, step, text) -> None:
+        pass
+
+
+def train(dataset: Path, run: Path) -> None:
+    folder = RunFolder(run)
+    with folder.lock():
+        sampler = lambda model, step: f"{step} {model.head.weight.sum().item():.6f}"  # noqa: E731
+        Trainer(folder, CONFIG, Dataset.open(dataset), Quiet(), sampler).train()
+
+
+def child(dataset: Path, run: Path) -> int:
+    pid = os.fork()
+    if pid == 0:
+        train(dataset, run)
+        os._exit(0)
+    return pid
+
+
+def main() -> None:
+    dataset, run, kills, seed = Path(sys.argv[1]), Path(sys.argv[2]), *map(int, sys.argv[3:])
+    torch.set_num_threads(1)
+    RunFolder.create(run.parent, run.name)
+    moments, killed = random.Random(seed), 0
+    for _ in range(kills):
+        pid = child(dataset, run)
+        time.sleep(moments.uniform(0.02, 0.5))
+        os.kill(pid, signal.SIGKILL)
+        if os.WIFSIGNALED(os.waitpid(pid, 0)[1]):
+            killed += 1
+        else:
+            break
+    status = os.waitpid(child(dataset, run), 0)[1]
+    print(killed)
+    sys.exit(os.waitstatus_to_exitcode(status))
+
+
+if __name__ == "__main__":
+    main()

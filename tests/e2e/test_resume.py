@@ -1,0 +1,70 @@
+"""A run that is killed at any moment, also inside a checkpoint, ends as if it never was."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from microgpt.run_folder import RunFolder
+from reference.dataset_folder import write_dataset_folder
+
+CLOCKS = ("elapsed_seconds", "step_seconds", "memory_bytes")
+
+pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="the killer forks")
+
+
+def trained(dataset: Path, run: Path, kills: int, seed: int) -> int:
+    """Trains to the end under so many kills; returns how many struck."""
+    script = Path(__file__).with_name("killed_trainer.py")
+    done = subprocess.run(
+        [sys.executable, script, dataset, run, str(kills), str(seed)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return int(done.stdout.splitlines()[-1])
+
+
+def record(run: RunFolder) -> dict:
+    """All that a run left, without what clocks and memory say."""
+    rows = [{k: v for k, v in row.items() if k not in CLOCKS} for row in run.read_metrics()]
+    tensors, states = {}, {}
+    for path in run.checkpoints_path.rglob("*.safetensors"):
+        tensors[f"{path.parent.name}/{path.name}"] = path.read_bytes()
+    for path in run.checkpoints_path.rglob("state.json"):
+        state = json.loads(path.read_text())
+        states[path.parent.name] = {
+            k: v for k, v in state.items() if k not in ("elapsed_seconds", "metrics_bytes")
+        }
+    return {"rows": rows, "samples": run.samples_path.read_text(), "tensors": tensors,
+            "states": states, "folders": sorted(p.name for p in run.checkpoints_path.iterdir())}  # fmt: skip
+
+
+def compare(tmp_path: Path, kills: int, seed: int) -> int:
+    text = b"".join(b"%d + %d = %d;\n" % (a, b, a + b) for a in range(12) for b in range(12))
+    dataset = write_dataset_folder(tmp_path / "sums", list(text), list(text[:300]))
+    trained(dataset, tmp_path / "whole", 0, 0)
+    struck = trained(dataset, tmp_path / "killed", kills, seed)
+    whole, killed = (record(RunFolder(tmp_path / name)) for name in ("whole", "killed"))
+    assert len(whole["rows"]) == 80
+    assert killed == whole
+    return struck
+
+
+def test_a_killed_run_ends_like_an_unbroken_one(tmp_path):
+    assert compare(tmp_path, kills=5, seed=1) >= 3
+
+
+@pytest.mark.slow
+def test_a_run_killed_a_hundred_times_ends_like_an_unbroken_one(tmp_path):
+    struck = 0
+    for seed in range(1000):
+        (tmp_path / str(seed)).mkdir()
+        struck += compare(tmp_path / str(seed), kills=15, seed=seed)
+        if struck >= 100:
+            return
+    pytest.fail(f"only {struck} kills struck")
