@@ -3,9 +3,9 @@
     python bench/train.py --nanogpt PATH [--shapes 0.2M,0.8M] [--rounds 3] [--threads 1]
 
 PATH is a checkout of github.com/karpathy/nanoGPT. Both train on the same random bytes, eager, in
-float32 on the CPU with the same number of threads, in turns; ours is the default recipe (Muon, QK-norm,
-SwiGLU, data loading and metrics included). A step's time is the median of all rounds, its CPU time
-what a longer run took more than a shorter one, by step. Prints Markdown for `bench/results/`.
+float32 on the CPU with the same number of threads, in turns; ours is the default recipe (Muon,
+QK-norm, SwiGLU, data loading and metrics included). A step's time is the median over all rounds, its CPU
+time the median of the rounds' means. Prints Markdown for `bench/results/`.
 """
 
 from __future__ import annotations
@@ -14,7 +14,6 @@ import argparse
 import os
 import pickle
 import re
-import resource
 import statistics
 import subprocess
 import sys
@@ -25,7 +24,7 @@ from pathlib import Path
 import numpy as np
 
 ROOT = Path(__file__).parent.parent
-SHORT, LONG = 5, 25
+STEPS = 40
 TOKENS = 400_000
 
 
@@ -85,22 +84,31 @@ def prepare(nanogpt_path: Path, folder: Path) -> None:
 
 
 def timed(command: list[str], cwd: Path, threads: int) -> tuple[list[float], float]:
-    """Runs a training; returns the seconds of its steps, the first left out, and its CPU seconds."""
-    before = resource.getrusage(resource.RUSAGE_CHILDREN)
-    environment = {**os.environ, "OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)}
-    done = subprocess.run(
-        command, cwd=cwd, env=environment, capture_output=True, text=True, check=False
-    )
-    if done.returncode:
-        raise SystemExit(done.stderr)
-    after = resource.getrusage(resource.RUSAGE_CHILDREN)
-    cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
-    times = [float(ms) / 1000 for ms in re.findall(r"time ([\d.]+)ms", done.stdout)]
-    return times[2:], cpu
+    """Runs a training; returns its steps' seconds, and CPU seconds a step, the first two left out.
+
+    The process' own CPU time is read whenever it prints a step, so that neither start nor end count.
+    """
+    environment = {**os.environ, "OMP_NUM_THREADS": str(threads), "PYTHONUNBUFFERED": "1"}
+    times, spent = [], []
+    with subprocess.Popen(command, cwd=cwd, env=environment, stdout=subprocess.PIPE, text=True) as p:
+        assert p.stdout is not None
+        for line in p.stdout:
+            if step := re.search(r"time ([\d.]+)ms", line):
+                times.append(float(step[1]) / 1000)
+                spent.append(cpu_seconds(p.pid))
+    if p.returncode:
+        raise SystemExit(f"{command} failed")
+    return times[2:], (spent[-1] - spent[1]) / (len(spent) - 2)
 
 
-def ours(folder: Path, shape: Shape, steps: int, threads: int) -> None:
-    """Trains for `steps` in this process, printing steps as nanoGPT does."""
+def cpu_seconds(pid: int) -> float:
+    """Returns the CPU time that a process has used."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def ours(folder: Path, shape: Shape, threads: int) -> None:
+    """Trains in this process, printing steps as nanoGPT does."""
     from microgpt.device import calm_threads
 
     calm_threads()
@@ -112,7 +120,7 @@ def ours(folder: Path, shape: Shape, steps: int, threads: int) -> None:
     model = ModelConfig(
         n_layer=shape.n_layer, n_head=shape.n_head, n_embd=shape.n_embd, context=shape.context
     )
-    training = TrainingConfig(batch_rows=shape.rows, steps=steps, evaluate_every=10**6,
+    training = TrainingConfig(batch_rows=shape.rows, steps=STEPS, evaluate_every=10**6,
                               evaluate_tokens=1, device="cpu", threads=threads)  # fmt: skip
 
     class Printer:
@@ -142,16 +150,13 @@ def compare(path: Path, shapes: list[Shape], rounds: int, threads: int) -> None:
             sides = {"nanogpt": Timing([], []), "ours": Timing([], [])}
             for _ in range(rounds):
                 for side, timing in sides.items():
-                    spent = []
-                    for steps in (SHORT, LONG):
-                        command = nanogpt(path, shape, steps)
-                        if side == "ours":
-                            command = [sys.executable, __file__, "--ours", temporary, shape.name,
-                                       str(steps), str(threads)]  # fmt: skip
-                        times, cpu = timed(command, path if side == "nanogpt" else ROOT, threads)
-                        timing.steps += times
-                        spent.append(cpu)
-                    timing.cpu.append((spent[1] - spent[0]) / (LONG - SHORT))
+                    command = nanogpt(path, shape, STEPS)
+                    if side == "ours":
+                        command = [sys.executable, __file__, "--ours", temporary, shape.name,
+                                   str(threads)]  # fmt: skip
+                    times, cpu = timed(command, path if side == "nanogpt" else ROOT, threads)
+                    timing.steps += times
+                    timing.cpu.append(cpu)
             them, us = sides["nanogpt"], sides["ours"]
             cpu = [statistics.median(side.cpu) for side in (them, us)]
             wall = [statistics.median(side.steps) for side in (them, us)]
@@ -171,9 +176,9 @@ def compare(path: Path, shapes: list[Shape], rounds: int, threads: int) -> None:
 
 def main() -> None:
     if sys.argv[1:2] == ["--ours"]:
-        folder, name, steps, threads = sys.argv[2:]
+        folder, name, threads = sys.argv[2:]
         shape = next(shape for shape in SHAPES if shape.name == name)
-        ours(Path(folder), shape, int(steps), int(threads))
+        ours(Path(folder), shape, int(threads))
         return
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--nanogpt", type=Path, required=True)
