@@ -1,11 +1,11 @@
-"""Training speed beside nanoGPT's `train.py`, unmodified, at equal layers, width, context and batch.
+"""Training speed beside nanoGPT's unmodified `train.py`, at equal shape and batch.
 
     python bench/train.py --nanogpt PATH [--shapes 0.2M,0.8M] [--rounds 3] [--threads 1]
 
 PATH is a checkout of github.com/karpathy/nanoGPT. Both train on the same random bytes, eager, in
 float32 on the CPU with the same number of threads, in turns; ours is the default recipe (Muon,
-QK-norm, SwiGLU, data loading and metrics included). A step's time is the median over all rounds, its CPU
-time the median of the rounds' means. Prints Markdown for `bench/results/`.
+QK-norm, SwiGLU, data loading and metrics included). A step's time is the median over all rounds,
+its CPU time the median of the rounds' means. Prints Markdown for `bench/results/`.
 """
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ def nanogpt(path: Path, shape: Shape, steps: int) -> list[str]:
 def prepare(nanogpt_path: Path, folder: Path) -> None:
     """Writes the same random bytes as nanoGPT's data and as ours."""
     sys.path.insert(0, str(ROOT / "tests"))
-    from reference.dataset_folder import write_dataset_folder
+    from reference.dataset_folder import write_dataset_folder  # type: ignore[import-not-found]
 
     ids = np.random.default_rng(0).integers(0, 256, TOKENS)
     theirs = nanogpt_path / "data" / "bench"
@@ -86,11 +86,13 @@ def prepare(nanogpt_path: Path, folder: Path) -> None:
 def timed(command: list[str], cwd: Path, threads: int) -> tuple[list[float], float]:
     """Runs a training; returns its steps' seconds, and CPU seconds a step, the first two left out.
 
-    The process' own CPU time is read whenever it prints a step, so that neither start nor end count.
+    The process' own CPU time is read whenever it prints a step, so start and end do not count.
     """
     environment = {**os.environ, "OMP_NUM_THREADS": str(threads), "PYTHONUNBUFFERED": "1"}
     times, spent = [], []
-    with subprocess.Popen(command, cwd=cwd, env=environment, stdout=subprocess.PIPE, text=True) as p:
+    with subprocess.Popen(
+        command, cwd=cwd, env=environment, stdout=subprocess.PIPE, text=True
+    ) as p:
         assert p.stdout is not None
         for line in p.stdout:
             if step := re.search(r"time ([\d.]+)ms", line):
@@ -140,8 +142,10 @@ def compare(path: Path, shapes: list[Shape], rounds: int, threads: int) -> None:
     from microgpt.config import ModelConfig
     from microgpt.model.sizes import parameter_count
 
-    print("| shape | layers x width, context, rows | parameters, nanoGPT / ours | nanoGPT, ms a step "
-          "(CPU) | ours | tokens/s, ours | ratio by CPU time | by median |")  # fmt: skip
+    print(
+        "| shape | layers x width, context, rows | parameters, nanoGPT / ours "
+        "| nanoGPT, ms a step (CPU) | ours | tokens/s, ours | ratio by CPU time | by median |"
+    )
     print("|---|---|---|---|---|---|---|---|")
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)

@@ -40,8 +40,13 @@ def record(run: RunFolder) -> dict:
         states[path.parent.name] = {
             k: v for k, v in state.items() if k not in ("elapsed_seconds", "metrics_bytes")
         }
-    return {"rows": rows, "samples": run.samples_path.read_text(), "tensors": tensors,
-            "states": states, "folders": sorted(p.name for p in run.checkpoints_path.iterdir())}  # fmt: skip
+    return {
+        "rows": rows,
+        "samples": run.samples_path.read_text(),
+        "tensors": tensors,
+        "states": states,
+        "folders": sorted(path.name for path in run.checkpoints_path.iterdir()),
+    }
 
 
 def compare(tmp_path: Path, kills: int, seed: int) -> int:

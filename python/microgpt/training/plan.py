@@ -31,13 +31,16 @@ MAX_CORES = 16
 TOKENS_PER_PARAMETER = 10
 """For the size that a budget can train: a byte carries less than the tokens of the scaling laws,
 whose ratio is 20, but small models are trained for use rather than for the least compute."""
-PARAMETERS_PER_TOKEN = 2
+PARAMETERS_PER_TOKEN = 2.1
 """Most parameters for each token of training text."""
 PARAMETERS = (30_000, 1_000_000_000)
 BATCH_GROWTH = 0.38
 """The best batch grows as the tokens of the run to this power."""
 BATCH_SCALE = 7.0
 BATCH_TOKENS = {"cpu": (256, 8192), "mps": (2048, 32_768), "cuda": (8192, 262_144)}
+CONTEXTS = ((300_000_000, 1024), (30_000_000, 512), (2_000_000, 256), (300_000, 128), (0, 64))
+"""Context for so many tokens of text, at least: more text has more to say about long reach."""
+MAX_CONTEXT = {"cpu": 256, "mps": 512, "cuda": 1024}
 EVALUATIONS = 20
 MEMORY_SHARE = 0.6
 """Of a GPU's memory that the estimate for one micro-batch may take."""
@@ -82,7 +85,7 @@ def plan_shape(
             "takes at least 2: give more text"
         )
     config = updated(RunConfig(), dict(given), "settings")
-    config, remarks = _with_context(config, given, facts)
+    config, remarks = _with_context(config, given, facts, machine)
     named = [k for k in ("n_layer", "n_head", "n_embd") if k in given.get("model", {})]
     model = replace(config.model, vocab_size=facts.vocab_size)
     if parameters is not None and named:
@@ -95,7 +98,9 @@ def plan_shape(
     return _with_batch(config, facts, machine), remarks
 
 
-def _with_context(config: RunConfig, given: Given, facts: Facts) -> tuple[RunConfig, list[str]]:
+def _with_context(
+    config: RunConfig, given: Given, facts: Facts, machine: Machine
+) -> tuple[RunConfig, list[str]]:
     """Sets a context that the data can fill."""
     longest = facts.train_tokens - 1
     if "context" in given.get("model", {}):
@@ -107,9 +112,10 @@ def _with_context(config: RunConfig, given: Given, facts: Facts) -> tuple[RunCon
                 f"instead of {config.model.context}"
             )
     else:
+        usual = next(c for least, c in CONTEXTS if facts.train_tokens >= least)
         # Windows a quarter of the data at most, so that an epoch has a few.
-        usual = 128 if facts.train_tokens < 2_000_000 else 256
-        context, remarks = max(1, min(usual, longest // 4 or 1)), []
+        context = max(1, min(usual, MAX_CONTEXT[machine.device], longest // 4))
+        remarks = []
     return replace(config, model=replace(config.model, context=context)), remarks
 
 

@@ -40,7 +40,8 @@ def test_more_data_gets_larger_models_and_batches():
     big = planned({}, Facts(10**10, 0, 50_257), GPU)
     assert parameter_count(big.model) > 15_000_000
     assert big.training.batch_rows is not None
-    assert big.training.batch_rows * big.model.context >= 30_000
+    assert big.model.context == 1024
+    assert big.training.batch_rows * big.model.context >= 8192
 
 
 def test_what_was_given_is_kept():
