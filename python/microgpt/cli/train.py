@@ -5,6 +5,7 @@ from __future__ import annotations
 import shlex
 import sys
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -191,19 +192,19 @@ def _begin(path: str, options: Mapping[str, Any], log: Path) -> None:
     given = _given(options)
     dataset = _dataset(path, options)
     config, plan = _planned(given, dataset, options["parameters"])
-    from dataclasses import replace
-
     from microgpt.model.sizes import parameter_count
     from microgpt.run_folder import RUNS, RunFolder
+    from microgpt.text.tokenizer import Tokenizer
 
     config = replace(config, data=replace(config.data, path=path, dataset=str(dataset.folder)))
+    rules = _line_rules(config, Tokenizer.from_file(dataset.tokenizer_path))
     size = f"{parameter_count(config.model) / 1e6:.2g}M"
     run = RunFolder.create(RUNS, options["name"], stem=f"{_stem(path)}-{size}")
     with run.lock():
         run.write_config(config)
         _write_facts(run, config, dataset, path)
         click.echo("\n".join([f"run    {run.path}", *plan]), err=True)
-        _carry_out(run, config, dataset, log)
+        _carry_out(run, config, dataset, rules, log)
 
 
 def _stem(path: str) -> str:
@@ -224,8 +225,6 @@ def _planned(
     given: Mapping[str, Any], dataset: Dataset, parameters: str | None
 ) -> tuple[RunConfig, list[str]]:
     """Returns the resolved configuration and the plan in words."""
-    from dataclasses import replace
-
     import torch
 
     from microgpt.config import count
@@ -296,6 +295,7 @@ def _write_facts(run: RunFolder, config: RunConfig, dataset: Dataset, path: str)
 def _resume(name: str, log: Path) -> None:
     from microgpt.data.shards import Dataset
     from microgpt.run_folder import RUNS, RunFolder, now
+    from microgpt.text.tokenizer import Tokenizer
 
     runs = [RunFolder.open(name)] if name else RunFolder.all(RUNS)[:1]
     if not runs:
@@ -318,14 +318,17 @@ def _resume(name: str, log: Path) -> None:
                 f"{dataset.folder} is not the dataset that run {run.name!r} was trained on: put "
                 "that one back, or start a new run"
             )
+        rules = _line_rules(config, Tokenizer.from_file(run.tokenizer_path))
         run.update_facts(status="running", resumed=now(), reason=None, finished=None)
-        _carry_out(run, config, dataset, log)
+        _carry_out(run, config, dataset, rules, log)
 
 
 # Both
 
 
-def _carry_out(run: RunFolder, config: RunConfig, dataset: Dataset, log: Path) -> None:
+def _carry_out(
+    run: RunFolder, config: RunConfig, dataset: Dataset, rules: LineRules | None, log: Path
+) -> None:
     """Trains, and writes down how it ended, however it ended."""
     from microgpt.device import peak_process_bytes
     from microgpt.lab import log_entry
@@ -334,7 +337,7 @@ def _carry_out(run: RunFolder, config: RunConfig, dataset: Dataset, log: Path) -
     status, reason = "failed", "it broke off"
     trainer: Trainer | None = None
     try:
-        outcome, trainer = _train(run, config, dataset)
+        outcome, trainer = _train(run, config, dataset, rules)
         status, reason = outcome.status, outcome.reason
         _summarise(run, outcome, config)
     except KeyboardInterrupt:
@@ -361,13 +364,14 @@ def _carry_out(run: RunFolder, config: RunConfig, dataset: Dataset, log: Path) -
             click.echo(f"entry {number} of {log} tells of this run", err=True)
 
 
-def _train(run: RunFolder, config: RunConfig, dataset: Dataset) -> tuple[Outcome, Trainer]:
+def _train(
+    run: RunFolder, config: RunConfig, dataset: Dataset, rules: LineRules | None
+) -> tuple[Outcome, Trainer]:
     from microgpt.progress import Progress
     from microgpt.text.tokenizer import Tokenizer
     from microgpt.training.trainer import Trainer
 
     tokenizer = Tokenizer.from_file(run.tokenizer_path)
-    rules = _line_rules(config, tokenizer)
     with Progress("train", config.training.steps or 0, "steps") as progress:
         display = _Display(progress)
         trainer = Trainer(run, config, dataset, display, _sampler(tokenizer), rules)

@@ -1,0 +1,254 @@
+"""`microgpt train` and `eval` on real files: the whole way, and what can be wrong on it."""
+
+from __future__ import annotations
+
+import json
+import math
+import signal
+from pathlib import Path
+
+import pytest
+
+from microgpt import cli
+from microgpt.run_folder import RunFolder
+
+pytest.importorskip("torch")
+pytest.importorskip("microgpt._core", reason="the Rust extension is not built")
+
+SMALL = ["--n-layer", "1", "--n-head", "2", "--n-embd", "16", "--context", "16",
+         "--batch-rows", "4", "--threads", "1", "--device", "cpu"]  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    text = "".join(f"{a} + {b} = {a + b};\n" for a in range(20) for b in range(20))
+    (tmp_path / "dataset.txt").write_text(text)
+    return tmp_path
+
+
+@pytest.fixture
+def microgpt(capsys: pytest.CaptureFixture[str]):
+    """Runs a command in this process; returns its exit status, output and messages."""
+
+    def run(*arguments: str) -> tuple[int, str, str]:
+        with pytest.raises(SystemExit) as exit:
+            cli.main(arguments)
+        captured = capsys.readouterr()
+        return int(exit.value.code or 0), captured.out, captured.err
+
+    return run
+
+
+def test_a_bare_command_trains_evaluates_and_writes_the_log(microgpt, folder):
+    status, _, messages = microgpt("train", *SMALL, "--steps", "30", "--evaluate-every", "10")
+    assert status == 0, messages
+    run = RunFolder.newest(folder / "runs")
+    facts, config = run.read_facts(), run.read_config()
+    assert "1 layers x 16 wide" in messages
+    assert f"talk to it: microgpt chat {run.name}" in messages
+    assert (facts["status"], facts["reason"]) == ("finished", "budget")
+    assert facts["dataset"]["sha256"]
+    assert facts["peak_memory_bytes"] > 1_000_000
+    assert config.training.steps == 30
+    assert config.data.dataset == "datasets/dataset"
+    rows = run.read_metrics()
+    assert [row["step"] for row in rows if "valid_loss" in row] == [10, 20, 30]
+    assert rows[-1]["loss"] < rows[0]["loss"] - 1
+    assert run.samples_path.read_text().count("== step") == 3
+    assert (folder / "LOG.md").read_text().count("# 1. Training on") == 1
+
+
+def test_eval_gives_the_loss_of_a_file_and_of_a_dataset(microgpt, folder):
+    microgpt("train", *SMALL, "--steps", "20", "--name", "r")
+    status, printed, _ = microgpt("eval", "r", "dataset.txt", "--json")
+    whole = json.loads(printed)
+    assert status == 0
+    size = (folder / "dataset.txt").stat().st_size
+    assert (whole["bytes"], whole["tokens"]) == (size, size - 1)
+    assert whole["perplexity"] == pytest.approx(math.exp(whole["loss"]))
+    assert whole["bits_per_byte"] == pytest.approx(whole["loss"] / math.log(2))
+    _, printed, _ = microgpt("eval", "r", "datasets/dataset", "--json", "--stride", "16")
+    row = RunFolder(folder / "runs" / "r").read_metrics()[-1]
+    assert json.loads(printed)["loss"] == pytest.approx(row["valid_loss"], abs=0.1)
+
+
+def test_exact_match_counts_lines_and_shows_what_went_wrong(microgpt, folder):
+    microgpt("train", *SMALL, "--steps", "5", "--name", "r")
+    (folder / "questions.txt").write_text("1 + 1 = 2;\n20 + 3 = 23;\nno question\n")
+    status, printed, _ = microgpt("eval", "r", "questions.txt", "--exact-match", "--json")
+    result = json.loads(printed)
+    assert status == 0
+    assert (result["lines"], result["correct"]) == (2, 0)
+    assert result["errors"][0]["prompt"] == "1 + 1 ="
+    assert result["errors"][0]["answer"] == " 2;"
+    status, printed, _ = microgpt("eval", "r", "questions.txt", "--exact-match")
+    assert "0 of 2 answers exactly right (0.00%)" in printed
+
+
+@pytest.mark.parametrize("flags", [["--align", "lines"], ["--align", "lines", "--loss-after", "="]])
+def test_rows_can_follow_lines_and_only_answers_be_learnt(microgpt, flags):
+    status, _, messages = microgpt("train", *SMALL, "--steps", "10", *flags)
+    assert status == 0, messages
+
+
+def test_a_preset_a_file_and_flags_override_one_another_in_order(microgpt, folder):
+    (folder / "mine.toml").write_text(
+        "[model]\nn_layer = 2\nn_embd = 8\nn_head = 2\ncontext = 12\n"
+    )
+    status, _, messages = microgpt(
+        "train", "--preset", "femto", "--config", "mine.toml", "--n-embd", "16", "--steps", "2",
+        "--set", "optimizer.clip=off", "--min-lr", "1e-4", "--lr", "1e-3", "--seed", "7",
+        "--threads", "1", "--device", "cpu", "--name", "r",
+    )  # fmt: skip
+    assert status == 0, messages
+    config = RunFolder(folder / "runs" / "r").read_config()
+    assert (config.model.n_layer, config.model.n_embd, config.model.context) == (2, 16, 12)
+    assert (config.model.position, config.model.norm) == ("sinusoidal", "layernorm")
+    assert config.optimizer.clip is None
+    assert config.schedule.final == pytest.approx(0.1)
+    assert (config.training.seed, config.data.seed) == (7, 7)
+
+
+def test_ctrl_c_writes_a_checkpoint_and_resume_ends_like_an_unbroken_run(
+    microgpt, folder, monkeypatch
+):
+    from microgpt.cli import train
+
+    flags = [*SMALL, "--steps", "12", "--evaluate-every", "5"]
+    microgpt("train", *flags, "--name", "whole")
+    shown = train._Display.step
+
+    def interrupted(self, row):
+        shown(self, row)
+        if row["step"] == 7:
+            signal.raise_signal(signal.SIGINT)
+
+    monkeypatch.setattr(train._Display, "step", interrupted)
+    status, _, messages = microgpt("train", *flags, "--name", "broken")
+    monkeypatch.undo()
+    monkeypatch.chdir(folder)
+    assert status == 0
+    assert "stopped by Ctrl-C at step 7 of 12" in messages
+    assert "microgpt train --resume broken" in messages
+    assert RunFolder(folder / "runs" / "broken").read_facts()["status"] == "stopped"
+    status, _, messages = microgpt("train", "--resume", "broken")
+    assert status == 0, messages
+    assert "going on from step 7" in messages
+    whole, broken = (folder / "runs" / name / "checkpoints" for name in ("whole", "broken"))
+    for name in ("model.safetensors", "optimizer.safetensors"):
+        file = f"step-00000012/{name}"
+        assert (whole / file).read_bytes() == (broken / file).read_bytes()
+    log = (folder / "LOG.md").read_text()
+    assert log.count("broken (stopped)") == 1
+    assert "\n# 3. Training on" in log
+
+
+def test_a_finished_run_is_not_resumed(microgpt):
+    microgpt("train", *SMALL, "--steps", "2", "--name", "r")
+    status, _, messages = microgpt("train", "--resume", "r")
+    assert status == 2
+    assert "is finished" in messages
+
+
+def test_a_run_in_use_is_refused(microgpt, folder):
+    microgpt("train", *SMALL, "--steps", "2", "--name", "r")
+    with RunFolder(folder / "runs" / "r").lock():
+        status, _, messages = microgpt("train", "--resume", "r")
+    assert status == 1
+    assert "is in use by process" in messages
+
+
+def test_a_dataset_that_changed_is_refused_at_resume(microgpt, folder):
+    microgpt("train", *SMALL, "--steps", "2", "--name", "r")
+    RunFolder(folder / "runs" / "r").update_facts(status="stopped")
+    manifest = folder / "datasets" / "dataset" / "manifest.json"
+    manifest.write_text(manifest.read_text() + " ")
+    status, _, messages = microgpt("train", "--resume", "r")
+    assert status == 1
+    assert "is not the dataset that run 'r' was trained on" in messages
+
+
+def test_a_loss_that_is_no_number_ends_in_a_sentence_and_an_entry(microgpt, folder):
+    rates = ["--lr", "1e38", "--muon-lr", "1e38"]
+    status, _, messages = microgpt("train", *SMALL, *rates, "--steps", "50", "--warmup-steps", "0")
+    assert status == 1
+    assert "is not a finite number, so training cannot go on" in messages
+    assert messages.count("error:") == 1
+    assert "(failed)" in (folder / "LOG.md").read_text()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "sentence"),
+    [
+        (["missing.txt"], 1, "missing.txt"),
+        (["--n-head", "32", "--n-embd", "16"], 2, "more than the width"),
+        (["--n-head", "3", "--n-embd", "16"], 2, "does not divide"),
+        (["--steps", "5", "--epochs", "2"], 2, "the budget is given twice"),
+        (["--steps", "0"], 2, "must be at least 1"),
+        (["--steps", "many"], 2, "--steps: 'many' is no whole number"),
+        (["--norm", "batch"], 2, "--norm: model.norm is 'batch'"),
+        (["--set", "model.n_layers=3"], 2, "did you mean 'model.n_layer'"),
+        (["--set", "model"], 2, "give KEY=VALUE"),
+        (["--preset", "fento"], 2, "femto"),
+        (["--config", "none.toml"], 2, "cannot read none.toml"),
+        (["--min-lr", "5"], 2, "between 0 and the peak"),
+        (["--params", "5M", "--n-layer", "2"], 2, "given twice"),
+        (["--device", "abacus"], 2, "device 'abacus' cannot be used"),
+        (["--byte", "--bpe"], 2, "--byte and --bpe"),
+        (["--loss-after", "=="], 2, "no single token holds it"),
+        (["--resume", "nobody"], 1, "holds none"),
+        (["--resume", "nobody", "--lr", "1"], 2, "leave out --lr"),
+        (["--name", "a/b", "--steps", "1"], 2, "plain folder name"),
+    ],
+)
+def test_what_cannot_be_done_is_one_sentence(microgpt, arguments, status, sentence):
+    code, _, messages = microgpt("train", "--device", "cpu", "--threads", "1", *arguments)
+    if "--resume" in arguments:
+        code, _, messages = microgpt("train", *arguments)
+    assert sentence in messages
+    assert code == status
+    assert messages.count("error: ") == 1
+    assert "Traceback" not in messages
+
+
+@pytest.mark.parametrize(
+    ("content", "sentence"),
+    [
+        (b"", "no text"),
+        (b"a", "at least 2"),
+        (b"\x00\xff\xfe\x80binary\n", None),
+        (b"one line", None),
+    ],
+)
+def test_the_smallest_and_strangest_texts_train_or_say_why_not(microgpt, folder, content, sentence):
+    (folder / "odd.bin").write_bytes(content)
+    status, _, messages = microgpt("train", "odd.bin", "--steps", "2", *SMALL)
+    if sentence is None:
+        assert status in (0, 1)
+        assert status == 0 or messages.count("error: ") == 1
+    else:
+        assert status == 1
+        assert sentence in messages
+
+
+def test_a_context_longer_than_the_text_is_cut_with_a_remark(microgpt, folder):
+    (folder / "short.txt").write_text("hello world, " * 3)
+    status, _, messages = microgpt("train", "short.txt", "--steps", "2", "--context", "512")
+    assert status == 0
+    assert "instead of 512" in messages
+
+
+def test_eval_refuses_what_it_cannot_measure(microgpt, folder):
+    microgpt("train", *SMALL, "--steps", "2", "--name", "r")
+    (folder / "one.txt").write_text("x")
+    for arguments, sentence in (
+        (["r", "one.txt"], "has 1 tokens"),
+        (["r", "missing.txt"], "cannot read missing.txt"),
+        (["nobody", "dataset.txt"], "no run 'nobody'"),
+        (["r", "one.txt", "--exact-match"], "has no line with '='"),
+        (["r", "dataset.txt", "--stride", "17"], "must lie in 1..16"),
+    ):
+        status, _, messages = microgpt("eval", *arguments)
+        assert status in (1, 2)
+        assert sentence in messages
