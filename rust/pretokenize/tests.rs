@@ -403,7 +403,7 @@ fn telling_characters_scan_as_their_regex_does_in_every_context() {
 }
 
 #[test]
-#[ignore = "minutes: every code point through fancy-regex"]
+#[ignore = "a minute: every code point through fancy-regex"]
 fn every_character_scans_as_its_regex_does_in_every_context() {
     for pattern in named() {
         let regex = oracle_of(&pattern);
@@ -447,7 +447,7 @@ fn corpora_scan_as_their_regexes_do() {
 }
 
 #[test]
-#[ignore = "minutes: whole corpora through fancy-regex"]
+#[ignore = "a minute: whole corpora through fancy-regex"]
 fn whole_corpora_scan_as_their_regexes_do() {
     for (path, text) in texts() {
         for pattern in named() {
@@ -460,7 +460,7 @@ fn whole_corpora_scan_as_their_regexes_do() {
 }
 
 #[test]
-#[ignore = "minutes: a million generated strings"]
+#[ignore = "a minute: a million generated strings"]
 fn a_million_generated_strings_scan_as_their_regex_does() {
     for pattern in named() {
         let (regex, mut random) = (oracle_of(&pattern), Random(5));
