@@ -60,6 +60,18 @@ class Checkpoint:
                 return f"{name} cannot be read ({error.strerror})"
         return None
 
+    def require_tokenizer(self, fingerprint: str) -> None:
+        """Does nothing where this is the fingerprint of the tokenizer it was trained with.
+
+        Raises:
+            CheckpointError: it is another's, so ids would mean something else.
+        """
+        if fingerprint != self.state.get("tokenizer_fingerprint"):
+            raise CheckpointError(
+                f"the tokenizer in {self.path.parents[1]} is not the one that {self.path.name} was "
+                "trained with: put that one back"
+            )
+
 
 class RunFolder:
     """A folder that holds a run, by convention `runs/NAME/`."""

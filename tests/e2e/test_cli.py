@@ -71,6 +71,13 @@ def test_help_answers_fast_and_without_heavy_imports() -> None:
     assert min(seconds) < 0.3
 
 
+@pytest.mark.parametrize("name", cli.COMMANDS)
+def test_each_command_has_help_that_begins_with_what_it_does(name: str) -> None:
+    result = microgpt(name, "--help")
+    assert result.returncode == 0, result.stderr
+    assert f"microgpt {name}" in result.stdout
+
+
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [

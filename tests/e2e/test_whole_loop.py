@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import signal
+import subprocess
 import time
 
 import pytest
@@ -16,11 +17,16 @@ def test_text_becomes_tokens_a_model_an_entry_and_text_again(microgpt) -> None:
     microgpt.corpus("addition", "--lines", "400", "--max", "9")
     microgpt.corpus("addition", "--lines", "40", "--max", "9", "--held-out", to="held_out.txt")
 
-    microgpt("tokenize")
+    def run(*arguments: str, stdin: str = "") -> subprocess.CompletedProcess[str]:
+        result = microgpt.process(*arguments, stdin=stdin)
+        assert result.returncode == 0, result
+        return result
+
+    run("tokenize")
     manifest = json.loads((microgpt.folder / "datasets/dataset/manifest.json").read_text())
     assert manifest["tokenizer"]["kind"] == "byte"
 
-    microgpt.train("dataset.txt", "--name", "tiny")
+    run("train", "dataset.txt", "--name", "tiny", *microgpt.tiny)
     facts = json.loads((microgpt.folder / "runs/tiny/run.json").read_text())
     assert facts["status"] == "finished"
     assert facts["dataset"]["corpus"] == "addition"
@@ -29,22 +35,22 @@ def test_text_becomes_tokens_a_model_an_entry_and_text_again(microgpt) -> None:
     assert "- step: 6 of 6" in entry
     assert "sums of two numbers" not in entry
 
-    said = microgpt("generate", "1 + 1 = ", "--run", "tiny", "--length", "5", "--json").stdout
+    said = run("generate", "1 + 1 = ", "--run", "tiny", "--length", "5", "--json").stdout
     reply = json.loads(said)
     assert reply["prompt"] == "1 + 1 = "
     assert len(reply["ids"]) <= 5
 
-    measured = json.loads(microgpt("eval", "tiny", "held_out.txt", "--json").stdout)
+    measured = json.loads(run("eval", "tiny", "held_out.txt", "--json").stdout)
     assert 0 < measured["bits_per_byte"] < 16
 
-    talked = microgpt("chat", "tiny", stdin="1 + 1 = \n/quit\n")
+    talked = run("chat", "tiny", stdin="1 + 1 = \n/quit\n")
     assert "Traceback" not in talked.stderr
 
-    (listed,) = json.loads(microgpt("runs", "--json").stdout)
+    (listed,) = json.loads(run("runs", "--json").stdout)
     assert listed["name"] == "tiny"
     assert listed["steps"] == 6
     assert listed["params"] == facts["parameters"]
-    assert re.search(r"^tiny +finished ", microgpt("runs").stdout, re.MULTILINE)
+    assert re.search(r"^tiny +finished ", run("runs").stdout, re.MULTILINE)
 
 
 def test_training_alone_is_enough(microgpt) -> None:

@@ -78,12 +78,14 @@ def _load(name: str, device: str, last: bool) -> _Loaded:
         raise CheckpointError(
             f"run {run.name!r} has no checkpoint yet: let it train until its first evaluation"
         )
+    tokenizer = Tokenizer.from_file(run.tokenizer_path)
+    checkpoint.require_tokenizer(tokenizer.fingerprint)
     config = run.read_config()
     compute = Compute.of(device, config.training.dtype if device == "auto" else "auto")
     model = GPT(config.model)
     load_weights(model, checkpoint.path / "model.safetensors")
     model.to(compute.device).eval()
-    return _Loaded(run, checkpoint.step, model, Tokenizer.from_file(run.tokenizer_path), compute)
+    return _Loaded(run, checkpoint.step, model, tokenizer, compute)
 
 
 # The loss

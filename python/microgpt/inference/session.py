@@ -175,7 +175,7 @@ def load(
     if checkpoint is None:
         raise CheckpointError(f"run {folder.name!r} holds no sound checkpoint: train it further")
     tokenizer = Tokenizer.from_file(folder.tokenizer_path)
-    _check_tokenizer(folder, config, checkpoint, tokenizer)
+    checkpoint.require_tokenizer(tokenizer.fingerprint)
     model = GPT(config.model)
     load_weights(model, checkpoint.path / "model.safetensors")
     small = model.parameter_count() <= CPU_PARAMETERS
@@ -184,17 +184,6 @@ def load(
     if where == "cpu":
         _choose_threads(model)
     return Loaded(Session(model, tokenizer), folder, config, checkpoint)
-
-
-def _check_tokenizer(
-    folder: RunFolder, config: RunConfig, checkpoint: Checkpoint, tokenizer: Tokenizer
-) -> None:
-    expected = checkpoint.state.get("tokenizer_fingerprint", tokenizer.fingerprint)
-    if tokenizer.fingerprint != expected or tokenizer.vocab_size > config.model.vocab_size:
-        raise CheckpointError(
-            f"{folder.tokenizer_path} is not the tokenizer of {checkpoint.path}: put back the one "
-            "that it was trained with"
-        )
 
 
 def _choose_threads(model: GPT) -> None:
