@@ -368,7 +368,7 @@ def hint_of(key: str) -> Any:
         hints = typing.get_type_hints(config) if dataclasses.is_dataclass(config) else {}
         if name not in hints:
             known = [".".join([*names[:depth], hint]) for hint in hints]
-            near = difflib.get_close_matches(key, known, n=1)
+            near = difflib.get_close_matches(".".join(names[: depth + 1]), known, n=1)
             hint = f"; did you mean {near[0]!r}?" if near else f"; known: {', '.join(known)}"
             raise UsageError(f"unknown setting {key!r}{hint if known else ''}")
         config = hints[name]

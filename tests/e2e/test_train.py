@@ -149,6 +149,9 @@ def test_a_finished_run_is_not_resumed(microgpt):
     status, _, messages = microgpt("train", "--resume", "r")
     assert status == 2
     assert "is finished" in messages
+    status, _, messages = microgpt("train", "--resume")
+    assert status == 1
+    assert "holds no run to go on with" in messages
 
 
 def test_a_run_in_use_is_refused(microgpt, folder):

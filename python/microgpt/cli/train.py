@@ -297,15 +297,17 @@ def _resume(name: str, log: Path) -> None:
     from microgpt.run_folder import RUNS, RunFolder, now
     from microgpt.text.tokenizer import Tokenizer
 
-    runs = [RunFolder.open(name)] if name else RunFolder.all(RUNS)[:1]
-    if not runs:
-        raise CheckpointError(
-            f"{RUNS} holds no run to resume: start one with `microgpt train FILE`"
-        )
-    run = runs[0]
+    if name:
+        run = RunFolder.open(name)
+    else:
+        run = next((r for r in RunFolder.all(RUNS) if not _is_finished(r)), None)
+        if run is None:
+            raise CheckpointError(
+                f"{RUNS} holds no run to go on with: start one with `microgpt train FILE`"
+            )
     with run.lock():
         facts, config = run.read_facts(), run.read_config()
-        if facts.get("status") == "finished":
+        if _is_finished(run):
             raise UsageError(
                 f"run {run.name!r} is finished: start a new one, with more --steps if it was too "
                 "short, or name another with --resume RUN"
@@ -321,6 +323,10 @@ def _resume(name: str, log: Path) -> None:
         rules = _line_rules(config, Tokenizer.from_file(run.tokenizer_path))
         run.update_facts(status="running", resumed=now(), reason=None, finished=None)
         _carry_out(run, config, dataset, rules, log)
+
+
+def _is_finished(run: RunFolder) -> bool:
+    return run.read_facts().get("status") == "finished"
 
 
 # Both

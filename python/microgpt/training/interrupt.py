@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import signal
 import threading
-from collections.abc import Callable
 from types import FrameType
+
+_NOTICE = b"\nstopping after this step; once more stops at once\n"
 
 
 class Interrupt:
     """In a `with` statement: the first signal sets `requested`, a second one raises at once."""
 
-    def __init__(self, on_request: Callable[[str], None] | None = None) -> None:
-        """`on_request` is called with the signal's name when the first one comes."""
+    def __init__(self) -> None:
         self.requested: str | None = None
-        self._on_request = on_request
+        """The name of the signal that came."""
         self._previous: dict[int, object] = {}
 
     def __enter__(self) -> Interrupt:
@@ -31,5 +33,5 @@ class Interrupt:
         if self.requested is not None:
             raise KeyboardInterrupt
         self.requested = "Ctrl-C" if number == signal.SIGINT else signal.Signals(number).name
-        if self._on_request is not None:
-            self._on_request(self.requested)
+        with contextlib.suppress(OSError):  # Not through sys.stderr, which may be in mid-write.
+            os.write(2, _NOTICE)

@@ -51,7 +51,9 @@ def step_seconds(config: RunConfig, compute: Compute) -> float:
     """Returns the median time of a few steps of a model like the run's, on noise."""
     model = initialized_model(config, compute)
     optimizer = Optimizer(model, config.optimizer)
-    stepper = Stepper(model, replace_compile(config), compute)
+    # Compilation takes longer than what is measured here.
+    eager = replace(config, training=replace(config.training, compile=False))
+    stepper = Stepper(model, eager, compute)
     shape = (config.training.batch_rows or 1, config.model.context + 1)
     rows = np.random.default_rng(0).integers(0, config.model.vocab_size, shape)
     times: list[float] = []
@@ -64,8 +66,3 @@ def step_seconds(config: RunConfig, compute: Compute) -> float:
         if sum(times) > MAX_SECONDS:
             break
     return float(np.median(times[1:] or times))
-
-
-def replace_compile(config: RunConfig) -> RunConfig:
-    """Returns `config` without compilation, which takes longer than what is measured here."""
-    return replace(config, training=replace(config.training, compile=False))

@@ -7,12 +7,14 @@ as one that was never stopped (on a CPU, with the same number of threads).
 
 from __future__ import annotations
 
+import logging
 import math
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -31,6 +33,7 @@ from microgpt.training.optimizer import Optimizer
 
 MAX_ROWS = 10_000
 """About so many rows of metrics are written in a run, however long."""
+_log = logging.getLogger("microgpt")
 
 
 class Watcher(Protocol):
@@ -232,7 +235,21 @@ class Stepper:
         self.micro_batch_rows = settings.micro_batch_rows or settings.batch_rows or 1
         self.forward: Callable[..., Tensor] = model
         if settings.compile:
-            self.forward = torch.compile(model)
+            self._compile(model, config.model.context)
+
+    def _compile(self, model: GPT, context: int) -> None:
+        """Compiles by a step on nothing, whose gradients are dropped; leaves it where that fails,
+        mostly because there is no C++ compiler."""
+        self.forward = torch.compile(model)
+        nothing = np.zeros((self.micro_batch_rows, context), np.int64)
+        try:
+            self.gradients(nothing, nothing, 0)
+        except Exception as error:
+            reason = str(error).strip().partition("\n")[0]
+            _log.warning("the model is not compiled, and trains as it is: %s", reason)
+            self.forward = model
+        for parameter in model.parameters():
+            parameter.grad = None
 
     def gradients(self, inputs: Any, targets: Any, step: int) -> float:
         """Adds the gradients of the batch's mean loss to the parameters; returns that loss, in

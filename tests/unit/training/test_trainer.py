@@ -242,3 +242,19 @@ def test_without_a_validation_set_checkpoints_are_written_all_the_same(tmp_path)
     assert outcome.last is None
     assert [c.step for c in run.checkpoints()] == [12, 8]
     assert not any("valid_loss" in row for row in run.read_metrics())
+
+
+def test_a_model_that_cannot_be_compiled_trains_as_it_is(tmp_path, dataset, monkeypatch, caplog):
+    def refuse(model):
+        def forward(*_, **__):
+            raise RuntimeError("no C++ compiler found\nand a long explanation")
+
+        return forward
+
+    train(tmp_path, dataset, "plain")
+    monkeypatch.setattr(torch, "compile", refuse)
+    config = replace(CONFIG, training=replace(CONFIG.training, compile=True))
+    train(tmp_path, dataset, "asked", config)
+    assert "trains as it is: no C++ compiler found" in caplog.text
+    assert "long explanation" not in caplog.text
+    assert record(tmp_path, "asked") == record(tmp_path, "plain")

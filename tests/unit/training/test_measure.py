@@ -1,0 +1,54 @@
+"""Threads are chosen by what they bring, and a step's time is measured without a trace."""
+
+import pytest
+import torch
+
+from microgpt.config import ModelConfig, RunConfig, TrainingConfig
+from microgpt.device import Compute
+from microgpt.training import measure
+
+
+@pytest.fixture(autouse=True)
+def threads_as_before():
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)
+
+
+def config(threads: int | None = None) -> RunConfig:
+    model = ModelConfig(context=8, n_layer=1, n_head=1, n_embd=8)
+    return RunConfig(
+        model=model, training=TrainingConfig(batch_rows=2, device="cpu", threads=threads)
+    )
+
+
+@pytest.mark.parametrize(("with_all", "chosen"), [(0.5, 4), (0.89, 4), (0.95, 1), (15.0, 1)])
+def test_all_cores_are_used_where_they_win_by_a_tenth(monkeypatch, with_all, chosen):
+    monkeypatch.setattr(measure, "cores", lambda: 4)
+    monkeypatch.setattr(
+        measure, "step_seconds", lambda *_: {1: 1.0, 4: with_all}[torch.get_num_threads()]
+    )
+    assert measure.measured_threads(config()) == (chosen, 1.0 if chosen == 1 else with_all)
+    assert torch.get_num_threads() == chosen
+
+
+def test_threads_that_were_given_are_kept(monkeypatch):
+    monkeypatch.setattr(measure, "step_seconds", lambda *_: float(torch.get_num_threads()))
+    assert measure.measured_threads(config(threads=3)) == (3, 3.0)
+
+
+def test_a_step_takes_time_and_the_measurement_ends_early_where_steps_are_long(monkeypatch):
+    steps = []
+    gradients = measure.Stepper.gradients
+
+    def counted(self, inputs, targets, step):
+        steps.append(step)
+        return gradients(self, inputs, targets, step)
+
+    monkeypatch.setattr(measure.Stepper, "gradients", counted)
+    compute = Compute(torch.device("cpu"), bfloat16=False)
+    assert 0 < measure.step_seconds(config(), compute) < 5
+    assert len(steps) == measure.STEPS + 1
+    monkeypatch.setattr(measure, "MAX_SECONDS", 0.0)
+    assert measure.step_seconds(config(), compute) > 0
+    assert len(steps) == measure.STEPS + 2
