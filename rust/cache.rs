@@ -3,6 +3,7 @@
 //!
 //! Pieces of up to [`INLINE`] bytes with up to four ids live in a two-way table of 32-byte entries: the
 //! piece and its length make a 16-byte key, the ids follow, and both ways share a 64-byte cache line.
+//! A piece that finds its set full goes to the neighbouring line, which is asked only after a miss.
 //! All other pieces up to [`LONGEST`] bytes live as records in an arena behind an open-addressed index.
 //! Both begin small, grow with what they hold, and stop growing at [`MAX_SETS`] (8 MiB) and
 //! [`MAX_RECORDS`] (8 MiB of index, 32 MiB of records); a full table forgets old pieces, a full arena
@@ -69,6 +70,12 @@ impl WordCache {
     #[inline(always)]
     pub(crate) fn few(&self, hash: u64, key: u128) -> Option<Few> {
         self.sets.get(hash, key)
+    }
+
+    /// The ids of a short piece whose own set was full when it came.
+    pub(crate) fn few_elsewhere(&self, hash: u64, key: u128) -> Option<Few> {
+        self.sets
+            .get_at(self.sets.neighbour(self.sets.start(hash)), key)
     }
 
     /// The ids of any other piece, as little-endian bytes.
@@ -146,23 +153,32 @@ impl Sets {
 
     #[inline(always)]
     fn get(&self, hash: u64, key: u128) -> Option<Few> {
-        let start = self.start(hash);
+        self.get_at(self.start(hash), key)
+    }
+
+    /// The set that takes what the one at `start` has no room for: the other half of 128 bytes.
+    fn neighbour(&self, start: usize) -> usize {
+        self.base + ((start - self.base) ^ SET_WORDS)
+    }
+
+    #[inline(always)]
+    fn get_at(&self, start: usize, key: u128) -> Option<Few> {
         let set = self.words[start..].first_chunk::<SET_WORDS>()?;
         let (low, high) = (key as u64, (key >> 64) as u64);
-        let way = if (set[0] ^ low) | (set[1] ^ high) == 0 {
-            0
-        } else if (set[4] ^ low) | (set[5] ^ high) == 0 {
-            4
-        } else {
+        // Which of the two ways holds the piece is a coin toss, so it is computed, not branched on.
+        let first = (set[0] ^ low) | (set[1] ^ high) == 0;
+        let second = (set[4] ^ low) | (set[5] ^ high) == 0;
+        if !(first | second) {
             return None;
-        };
-        let (a, b) = (set[way + 2], set[way + 3]);
+        }
+        let way = usize::from(second) * 4;
+        let (a, b) = (set[(way + 2) & 7], set[(way + 3) & 7]);
         let first = a as u32 & ((1 << COUNT_SHIFT) - 1);
         let count = (a as u32 >> COUNT_SHIFT) as usize;
         Some(([first, (a >> 32) as u32, b as u32, (b >> 32) as u32], count))
     }
 
-    /// Puts one to four ids into the first way of a set; what was there moves to the second.
+    /// Remembers one to four ids.
     fn insert(&mut self, hash: u64, key: u128, ids: &[u32]) {
         if self.used > self.len() && self.len() < MAX_SETS {
             self.grow();
@@ -180,12 +196,21 @@ impl Sets {
         self.place(hash, entry);
     }
 
+    /// Into a free way of the set or of its neighbour, else in the place of the set's older piece.
     fn place(&mut self, hash: u64, entry: [u64; 4]) {
         let start = self.start(hash);
-        let set = &mut self.words[start..start + SET_WORDS];
-        self.used += usize::from(set[5] == 0);
-        set.copy_within(..4, 4);
-        set[..4].copy_from_slice(&entry);
+        let neighbour = self.neighbour(start);
+        let ways = [start, start + 4, neighbour, neighbour + 4];
+        match ways.into_iter().find(|&way| self.words[way + 1] == 0) {
+            Some(way) => {
+                self.words[way..way + 4].copy_from_slice(&entry);
+                self.used += 1;
+            }
+            None => {
+                self.words.copy_within(start..start + 4, start + 4);
+                self.words[start..start + 4].copy_from_slice(&entry);
+            }
+        }
     }
 
     fn grow(&mut self) {

@@ -39,9 +39,45 @@ pub(crate) fn merge(
     match piece.len() {
         0 => {}
         1 => symbols.push(piece[0].into()),
-        2..=16 => merge_short::<16>(table, piece, symbols),
-        17..=SHORT => merge_short::<SHORT>(table, piece, symbols),
+        2..=SHORT => merge_stacked(table, piece, symbols),
         _ => merge_long(table, piece, scratch, symbols),
+    }
+}
+
+/// Whether this processor has what the wide variants of inner loops are compiled for.
+#[cfg(target_arch = "x86_64")]
+#[inline(always)]
+pub(crate) fn is_wide() -> bool {
+    is_x86_feature_detected!("avx2")
+        && is_x86_feature_detected!("bmi1")
+        && is_x86_feature_detected!("bmi2")
+        && is_x86_feature_detected!("lzcnt")
+        && is_x86_feature_detected!("popcnt")
+}
+
+/// Pieces of 2 to [`SHORT`] bytes, by the widest registers that there are.
+fn merge_stacked(table: &MergeTable, piece: &[u8], out: &mut Vec<u32>) {
+    #[cfg(target_arch = "x86_64")]
+    if is_wide() {
+        // SAFETY: the processor has the features that the function is compiled for.
+        return unsafe { merge_wide(table, piece, out) };
+    }
+    merge_sized(table, piece, out);
+}
+
+/// [`merge_sized`] for AVX2: the minimum takes a fraction of the instructions.
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx2,bmi1,bmi2,lzcnt,popcnt")]
+fn merge_wide(table: &MergeTable, piece: &[u8], out: &mut Vec<u32>) {
+    merge_sized(table, piece, out);
+}
+
+#[inline(always)]
+fn merge_sized(table: &MergeTable, piece: &[u8], out: &mut Vec<u32>) {
+    if piece.len() <= 16 {
+        merge_short::<16>(table, piece, out);
+    } else {
+        merge_short::<SHORT>(table, piece, out);
     }
 }
 

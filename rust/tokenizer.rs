@@ -10,6 +10,8 @@
 
 use crate::cache::{INLINE, WordCache, key};
 use crate::control::Control;
+#[cfg(target_arch = "x86_64")]
+use crate::encode::is_wide;
 use crate::encode::{Scratch, merge};
 use crate::error::{Error, Result};
 use crate::pretokenize::Pattern;
@@ -537,8 +539,38 @@ impl Drop for Encoder<'_> {
 
 impl Memory {
     /// Encodes up to [`TOGETHER`] pieces, the first of which begins at `start`; returns the last end.
-    #[inline(always)]
     fn together(
+        &mut self,
+        vocab: &Vocab,
+        text: &[u8],
+        start: usize,
+        ends: &[usize],
+        sink: &mut impl Sink,
+    ) -> Result<usize> {
+        #[cfg(target_arch = "x86_64")]
+        if is_wide() {
+            // SAFETY: the processor has the features that the function is compiled for.
+            return unsafe { self.together_wide(vocab, text, start, ends, sink) };
+        }
+        self.look_up(vocab, text, start, ends, sink)
+    }
+
+    /// [`Memory::look_up`] for BMI2, whose shifts and masks it consists of.
+    #[cfg(target_arch = "x86_64")]
+    #[target_feature(enable = "avx2,bmi1,bmi2,lzcnt,popcnt")]
+    fn together_wide(
+        &mut self,
+        vocab: &Vocab,
+        text: &[u8],
+        start: usize,
+        ends: &[usize],
+        sink: &mut impl Sink,
+    ) -> Result<usize> {
+        self.look_up(vocab, text, start, ends, sink)
+    }
+
+    #[inline(always)]
+    fn look_up(
         &mut self,
         vocab: &Vocab,
         text: &[u8],
@@ -583,6 +615,12 @@ impl Memory {
         sink: &mut impl Sink,
         pieces: usize,
     ) -> Result<()> {
+        if key != 0
+            && let Some((ids, count)) = self.cache.few_elsewhere(hash, key)
+        {
+            sink.few(ids, count);
+            return Ok(());
+        }
         let long_hash = if key == 0 {
             hash
         } else {
@@ -599,7 +637,12 @@ impl Memory {
             )));
         }
         self.symbols.clear();
-        match vocab.plain_id(piece).filter(|_| vocab.whole_pieces()) {
+        let whole = if vocab.takes_whole() {
+            vocab.plain_id(piece)
+        } else {
+            None
+        };
+        match whole {
             Some(id) => self.symbols.push(id),
             None => {
                 merge(&vocab.table, piece, &mut self.scratch, &mut self.symbols);

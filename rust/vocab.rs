@@ -289,6 +289,8 @@ pub struct Vocab {
     specials: Vec<Special>,
     /// A piece that is a token is that token, whatever the merges say.
     whole_pieces: bool,
+    /// Whether looking a piece up among the tokens before merging it changes nothing, or is the rule.
+    takes_whole: bool,
     /// Whether `merges` say all that `table` does; not so for a ranked list with unformed tokens.
     exact_merges: bool,
 }
@@ -328,7 +330,7 @@ impl Vocab {
             .collect();
         let special_ids = add_specials(&mut tokens, &specials).map_err(Error::Usage)?;
         let index = Index::new(&tokens, &special_ids).map_err(Error::Usage)?;
-        Self::assemble(tokens, index, made, specials, false).map_err(Error::Usage)
+        Self::assemble(tokens, index, made, specials, &special_ids, false).map_err(Error::Usage)
     }
 
     /// The vocabulary of given ids and merges spelled in bytes. Special tokens need not be among
@@ -356,7 +358,7 @@ impl Vocab {
             .iter()
             .map(|(left, right, whole)| Ok([find(left)?, find(right)?, find(whole)?]))
             .collect::<std::result::Result<_, String>>()?;
-        Self::assemble(tokens, index, merges, specials, whole_pieces)
+        Self::assemble(tokens, index, merges, specials, &special_ids, whole_pieces)
     }
 
     /// Puts together tokens and merges, which hold left, right and made id in order of rank.
@@ -365,6 +367,7 @@ impl Vocab {
         index: Index,
         merges: Vec<[u32; 3]>,
         specials: Vec<Special>,
+        special_ids: &HashSet<u32>,
         whole_pieces: bool,
     ) -> std::result::Result<Self, String> {
         if merges.len() >= MAX_MERGES {
@@ -408,6 +411,7 @@ impl Vocab {
             .into_iter()
             .map(|[left, right, _]| (left, right))
             .collect();
+        let takes_whole = whole_pieces || all_form_themselves(&tokens, special_ids, &table, &ids);
         Ok(Self {
             tokens,
             index,
@@ -416,6 +420,7 @@ impl Vocab {
             table,
             specials,
             whole_pieces,
+            takes_whole,
             exact_merges: true,
         })
     }
@@ -470,6 +475,7 @@ impl Vocab {
             table,
             specials,
             whole_pieces: !exact_merges,
+            takes_whole: true,
             exact_merges,
         })
     }
@@ -514,6 +520,12 @@ impl Vocab {
     /// Whether a piece that is a token is taken whole, whatever the merges say.
     pub fn whole_pieces(&self) -> bool {
         self.whole_pieces
+    }
+
+    /// Whether a piece that is a token may be looked up: it is the rule, or every token is what merging
+    /// its bytes gives.
+    pub(crate) fn takes_whole(&self) -> bool {
+        self.takes_whole
     }
 
     /// The special tokens, in the order in which they were given.
@@ -597,6 +609,24 @@ fn add_specials(
         }
     }
     Ok(ids)
+}
+
+/// Whether merging the bytes of every ordinary token gives that token.
+fn all_form_themselves(
+    tokens: &Tokens,
+    specials: &HashSet<u32>,
+    table: &MergeTable,
+    ids: &[u32],
+) -> bool {
+    let (mut scratch, mut symbols) = (Scratch::default(), Vec::new());
+    tokens
+        .iter()
+        .filter(|(id, _)| !specials.contains(id))
+        .all(|(id, token)| {
+            symbols.clear();
+            merge(table, token, &mut scratch, &mut symbols);
+            matches!(symbols[..], [symbol] if ids[symbol as usize] == id)
+        })
 }
 
 /// Refuses a special token that files would write as they write an ordinary one.
