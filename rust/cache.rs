@@ -4,10 +4,10 @@
 //! Pieces of up to [`INLINE`] bytes with up to four ids live in a two-way table of 32-byte entries: the
 //! piece and its length make a 16-byte key, the ids follow, and both ways share a 64-byte cache line.
 //! A piece that finds its set full goes to the neighbouring line, which is asked only after a miss.
-//! All other pieces up to [`LONGEST`] bytes live as records in an arena behind an open-addressed index.
-//! Both begin small, grow with what they hold, and stop growing at [`MAX_SETS`] (8 MiB) and
-//! [`MAX_RECORDS`] (8 MiB of index, 32 MiB of records); a full table forgets old pieces, a full arena
-//! forgets all.
+//! An entry with more ids says where they are in a list (at most [`MAX_LISTED`], 8 MiB). Longer pieces,
+//! up to [`LONGEST`] bytes, live as records in an arena behind an open-addressed index. All begin
+//! small, grow with what they hold, and stop growing at [`MAX_SETS`] (8 MiB) and [`MAX_RECORDS`] (8 MiB
+//! of index, 32 MiB of records); a full table forgets old pieces, a full list or arena forgets all.
 
 use crate::hash::{hash_bytes, hash_key};
 
@@ -27,14 +27,21 @@ const MAX_ARENA: usize = 32 << 20;
 
 /// How many ids an entry holds stands above the first id.
 const COUNT_SHIFT: u32 = 24;
+/// The count of an entry whose ids are elsewhere: it holds their place, number and generation.
+const LISTED: u32 = 7;
+/// Ids in lists.
+const MAX_LISTED: usize = 2 << 20;
 
-/// Up to four ids, and how many.
+/// Up to four ids, and how many; or, where that is more than four, what [`WordCache::listed`] reads.
 pub(crate) type Few = ([u32; 4], usize);
 
 /// One encoder's memory.
 #[derive(Debug)]
 pub(crate) struct WordCache {
     sets: Sets,
+    /// The ids of short pieces that have more than four, and how often they were all forgotten.
+    list: Vec<u32>,
+    generation: u32,
     records: Records,
 }
 
@@ -43,6 +50,8 @@ impl WordCache {
     pub(crate) fn new() -> Self {
         Self {
             sets: Sets::new(FIRST_SETS),
+            list: Vec::new(),
+            generation: 0,
             records: Records::default(),
         }
     }
@@ -72,24 +81,62 @@ impl WordCache {
         self.sets.get(hash, key)
     }
 
-    /// The ids of a short piece whose own set was full when it came.
-    pub(crate) fn few_elsewhere(&self, hash: u64, key: u128) -> Option<Few> {
+    /// The same, where the piece may have found its own set full when it came.
+    pub(crate) fn few_anywhere(&self, hash: u64, key: u128) -> Option<Few> {
+        let start = self.sets.start(hash);
+        let neighbour = self.sets.neighbour(start);
         self.sets
-            .get_at(self.sets.neighbour(self.sets.start(hash)), key)
+            .get_at(start, key)
+            .or_else(|| self.sets.get_at(neighbour, key))
     }
 
-    /// The ids of any other piece, as little-endian bytes.
+    /// The ids of a short piece that has more than four, unless they were forgotten.
+    #[inline]
+    pub(crate) fn listed(&self, [_, place, number, generation]: [u32; 4]) -> Option<&[u32]> {
+        let place = place as usize;
+        let ids = self.list.get(place..place + number as usize)?;
+        (generation == self.generation).then_some(ids)
+    }
+
+    /// Starts loading the record of a long piece, once its place in the index has come.
+    #[inline]
+    pub(crate) fn approach_record(&self, hash: u64) {
+        let entry = self.records.index[hash as usize & (self.records.index.len() - 1)];
+        if let Some(record) = self
+            .records
+            .arena
+            .get((entry as u32 as usize).wrapping_sub(1))
+        {
+            prefetch(record);
+        }
+    }
+
+    /// The ids of a longer piece, as little-endian bytes.
     pub(crate) fn many(&self, hash: u64, piece: &[u8]) -> Option<&[[u8; 4]]> {
         self.records.get(hash, piece)
     }
 
     /// Remembers a piece of up to [`INLINE`] bytes.
-    pub(crate) fn insert(&mut self, hash: u64, key: u128, piece: &[u8], ids: &[u32]) {
+    pub(crate) fn insert(&mut self, hash: u64, key: u128, ids: &[u32]) {
+        let mut four = [0; 4];
         if ids.len() <= 4 {
-            self.sets.insert(hash, key, ids);
+            four[..ids.len()].copy_from_slice(ids);
+            four[0] |= (ids.len() as u32) << COUNT_SHIFT;
         } else {
-            self.records.insert(hash_bytes(piece), piece, ids);
+            if self.list.len() > MAX_LISTED {
+                self.list.clear();
+                self.generation = self.generation.wrapping_add(1);
+            }
+            let place = self.list.len() as u32;
+            four = [
+                LISTED << COUNT_SHIFT,
+                place,
+                ids.len() as u32,
+                self.generation,
+            ];
+            self.list.extend_from_slice(ids);
         }
+        self.sets.insert(hash, key, four);
     }
 
     /// Remembers a longer one.
@@ -178,22 +225,14 @@ impl Sets {
         Some(([first, (a >> 32) as u32, b as u32, (b >> 32) as u32], count))
     }
 
-    /// Remembers one to four ids.
-    fn insert(&mut self, hash: u64, key: u128, ids: &[u32]) {
+    /// Remembers what a piece's entry holds.
+    fn insert(&mut self, hash: u64, key: u128, four: [u32; 4]) {
         if self.used > self.len() && self.len() < MAX_SETS {
             self.grow();
         }
-        let mut four = [0; 4];
-        four[..ids.len()].copy_from_slice(ids);
-        four[0] |= (ids.len() as u32) << COUNT_SHIFT;
         let word = |low: u32, high: u32| u64::from(low) | u64::from(high) << 32;
-        let entry = [
-            key as u64,
-            (key >> 64) as u64,
-            word(four[0], four[1]),
-            word(four[2], four[3]),
-        ];
-        self.place(hash, entry);
+        let (low, high) = (word(four[0], four[1]), word(four[2], four[3]));
+        self.place(hash, [key as u64, (key >> 64) as u64, low, high]);
     }
 
     /// Into a free way of the set or of its neighbour, else in the place of the set's older piece.
@@ -266,11 +305,11 @@ impl Records {
     }
 
     fn record(&self, place: usize) -> (&[u8], &[[u8; 4]]) {
-        let record = &self.arena[place..];
-        let number = |bytes: &[u8]| u32::from_le_bytes([bytes[0], bytes[1], bytes[2], bytes[3]]);
-        let (length, count) = (number(record) as usize, number(&record[4..]) as usize);
-        let (piece, rest) = record[Self::HEAD..].split_at(length);
-        (piece, &rest.as_chunks::<4>().0[..count])
+        let (head, rest) = self.arena[place..].split_at(Self::HEAD);
+        let number =
+            |at: usize| u32::from_le_bytes([head[at], head[at + 1], head[at + 2], head[at + 3]]);
+        let (piece, rest) = rest.split_at(number(0) as usize);
+        (piece, &rest.as_chunks::<4>().0[..number(4) as usize])
     }
 
     fn insert(&mut self, hash: u64, piece: &[u8], ids: &[u32]) {

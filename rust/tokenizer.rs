@@ -579,21 +579,28 @@ impl Memory {
         sink: &mut impl Sink,
     ) -> Result<usize> {
         let mut found = [(0_u128, 0_u64); TOGETHER];
-        let mut from = start;
+        let (mut from, mut long) = (start, false);
         for (found, &end) in found.iter_mut().zip(ends) {
             *found = if end - from <= INLINE {
                 let key = key(text, from, end);
                 (key, self.cache.approach(key))
             } else {
+                long = true;
                 (0, self.cache.approach_long(&text[from..end]))
             };
             from = end;
+        }
+        if long {
+            for (_, hash) in found[..ends.len()].iter().filter(|(key, _)| *key == 0) {
+                self.cache.approach_record(*hash);
+            }
         }
         sink.expect(ends.len());
         let mut from = start;
         for (place, (&(key, hash), &end)) in found.iter().zip(ends).enumerate() {
             if key != 0
                 && let Some((ids, count)) = self.cache.few(hash, key)
+                && count <= 4
             {
                 sink.few(ids, count);
             } else {
@@ -604,7 +611,7 @@ impl Memory {
         Ok(from)
     }
 
-    /// A piece that the short table does not hold: from the records, or merged and remembered.
+    /// A piece whose ids are not in its set: from elsewhere in the cache, or made and remembered.
     #[inline(never)]
     fn other(
         &mut self,
@@ -615,21 +622,33 @@ impl Memory {
         sink: &mut impl Sink,
         pieces: usize,
     ) -> Result<()> {
-        if key != 0
-            && let Some((ids, count)) = self.cache.few_elsewhere(hash, key)
-        {
-            sink.few(ids, count);
-            return Ok(());
+        if key == 0 {
+            if let Some(ids) = self.cache.many(hash, piece) {
+                sink.many(ids.iter().map(|id| u32::from_le_bytes(*id)), pieces);
+                return Ok(());
+            }
+        } else if let Some((ids, count)) = self.cache.few_anywhere(hash, key) {
+            if count <= 4 {
+                sink.few(ids, count);
+                return Ok(());
+            }
+            if let Some(ids) = self.cache.listed(ids) {
+                sink.many(ids.iter().copied(), pieces);
+                return Ok(());
+            }
         }
-        let long_hash = if key == 0 {
-            hash
+        self.make(vocab, piece)?;
+        if key == 0 {
+            self.cache.insert_long(hash, piece, &self.symbols);
         } else {
-            self.cache.approach_long(piece)
-        };
-        if let Some(ids) = self.cache.many(long_hash, piece) {
-            sink.many(ids.iter().map(|id| u32::from_le_bytes(*id)), pieces);
-            return Ok(());
+            self.cache.insert(hash, key, &self.symbols);
         }
+        sink.many(self.symbols.iter().copied(), pieces);
+        Ok(())
+    }
+
+    /// Leaves the ids of a piece in `symbols`.
+    fn make(&mut self, vocab: &Vocab, piece: &[u8]) -> Result<()> {
         if piece.len() >= u32::MAX as usize {
             return Err(Error::usage(format!(
                 "a piece of {} bytes without a split point is too long: the limit is 4 GiB",
@@ -642,21 +661,14 @@ impl Memory {
         } else {
             None
         };
-        match whole {
-            Some(id) => self.symbols.push(id),
-            None => {
-                merge(&vocab.table, piece, &mut self.scratch, &mut self.symbols);
-                for symbol in &mut self.symbols {
-                    *symbol = vocab.ids()[*symbol as usize];
-                }
-            }
+        if let Some(id) = whole {
+            self.symbols.push(id);
+            return Ok(());
         }
-        if key == 0 {
-            self.cache.insert_long(hash, piece, &self.symbols);
-        } else {
-            self.cache.insert(hash, key, piece, &self.symbols);
+        merge(&vocab.table, piece, &mut self.scratch, &mut self.symbols);
+        for symbol in &mut self.symbols {
+            *symbol = vocab.ids()[*symbol as usize];
         }
-        sink.many(self.symbols.iter().copied(), pieces);
         Ok(())
     }
 }

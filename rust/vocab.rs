@@ -149,47 +149,58 @@ impl SpelledMerges {
     }
 }
 
-/// Token bytes -> id: open addressing over ids.
+/// Token bytes -> id: open addressing over the high half of the hash and the id.
 #[derive(Debug, Default)]
 struct Index {
-    slots: Vec<u32>,
+    slots: Vec<u64>,
+    longest: usize,
 }
 
 impl Index {
-    const EMPTY: u32 = u32::MAX;
+    const EMPTY: u64 = u64::MAX;
 
     /// Indexes all of `tokens` but the ids in `except`.
     fn new(tokens: &Tokens, except: &HashSet<u32>) -> std::result::Result<Self, String> {
         let slots = (tokens.len() * 2).next_power_of_two().max(4);
         let mut index = Self {
             slots: vec![Self::EMPTY; slots],
+            longest: 0,
         };
         for (id, token) in tokens.iter().filter(|(id, _)| !except.contains(id)) {
-            let slot = index.slot(tokens, token);
+            let hash = hash_bytes(token);
+            let slot = index.slot(tokens, token, hash);
             if index.slots[slot] != Self::EMPTY {
-                let text = String::from_utf8_lossy(token);
+                let (other, text) = (index.slots[slot] as u32, String::from_utf8_lossy(token));
                 return Err(format!(
-                    "ids {} and {id} stand for the same token {text:?}",
-                    index.slots[slot]
+                    "ids {other} and {id} stand for the same token {text:?}"
                 ));
             }
-            index.slots[slot] = id;
+            index.slots[slot] = hash >> 32 << 32 | u64::from(id);
+            index.longest = index.longest.max(token.len());
         }
         Ok(index)
     }
 
     /// Where `token` is, or would be.
-    fn slot(&self, tokens: &Tokens, token: &[u8]) -> usize {
+    fn slot(&self, tokens: &Tokens, token: &[u8], hash: u64) -> usize {
         let mask = self.slots.len() - 1;
-        let mut slot = hash_bytes(token) as usize & mask;
-        while self.slots[slot] != Self::EMPTY && tokens.get(self.slots[slot]) != token {
+        let mut slot = hash as usize & mask;
+        loop {
+            let entry = self.slots[slot];
+            let same = entry >> 32 == hash >> 32 && tokens.get(entry as u32) == token;
+            if entry == Self::EMPTY || same {
+                return slot;
+            }
             slot = (slot + 1) & mask;
         }
-        slot
     }
 
     fn get(&self, tokens: &Tokens, token: &[u8]) -> Option<u32> {
-        Some(self.slots[self.slot(tokens, token)]).filter(|&id| id != Self::EMPTY)
+        if token.len() > self.longest {
+            return None;
+        }
+        let entry = self.slots[self.slot(tokens, token, hash_bytes(token))];
+        (entry != Self::EMPTY).then_some(entry as u32)
     }
 }
 
