@@ -5,6 +5,7 @@ import doctest
 import pickle
 import subprocess
 import sys
+from pathlib import Path
 
 import microgpt
 from microgpt import Tokenizer
@@ -16,6 +17,12 @@ from .conftest import published
 def test_the_docstrings_examples_run():
     results = doctest.testmod(module)
     assert (results.failed, results.attempted > 10) == (0, True)
+
+
+def test_the_documentations_examples_run():
+    path = Path(__file__).parents[3] / "docs" / "tokenizer.md"
+    results = doctest.testfile(str(path), module_relative=False)
+    assert (results.failed, results.attempted > 5) == (0, True)
 
 
 def test_importing_microgpt_is_light():

@@ -1,0 +1,204 @@
+"""Encoding text to NumPy ids: speed against tiktoken, gigatoken and fastokens, cold and warm.
+
+    python bench/encode.py english.txt.xz code.txt.xz --vocabularies ../shared/data/openai
+
+Every run is a process of its own, and the encoders take turns within each round. Cold is the first
+text that a new tokenizer encodes, warm the median of the calls after it, both in CPU time from
+`str` to a NumPy array. An encoder whose ids are not those of tiktoken is reported as unequal, and
+gets no time. Only ratios within one table mean anything.
+
+The peers may live in another environment: `--peer-python` names its interpreter.
+"""
+
+import argparse
+import hashlib
+import importlib
+import json
+import lzma
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import time
+from datetime import UTC, datetime
+from pathlib import Path
+from unittest import mock
+
+import numpy as np
+
+MEGABYTE = 1_000_000
+GPT2 = r"""'(?:[sdmt]|ll|ve|re)| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"""
+VOCABULARIES = {"gpt2": "r50k_base", "cl100k": "cl100k_base", "o200k": "o200k_base"}
+
+
+def prepare_microgpt(path, name, threads):
+    from microgpt import Tokenizer
+
+    tokenizer = Tokenizer.from_tiktoken(path, name)
+    return lambda text: tokenizer.encode(text, disallowed_special=(), threads=threads)
+
+
+def prepare_tiktoken(path, name, threads):
+    tiktoken = importlib.import_module("tiktoken")
+    public = importlib.import_module("tiktoken_ext.openai_public")
+    ranks = importlib.import_module("tiktoken.load").load_tiktoken_bpe(str(path))
+    with mock.patch.object(public, "load_tiktoken_bpe", return_value=ranks):
+        settings = getattr(public, VOCABULARIES[name])()
+    settings.pop("explicit_n_vocab", None)
+    encoding = tiktoken.Encoding(**settings)
+    return lambda text: encoding.encode_to_numpy(text, disallowed_special=())
+
+
+def prepare_gigatoken(path, name, threads):
+    gigatoken = importlib.import_module("gigatoken")
+    return gigatoken.Tokenizer.from_tiktoken(path, name, {}).encode
+
+
+def prepare_fastokens(path, name, threads):
+    fastokens = importlib.import_module("fastokens")
+    known = {"pattern": GPT2} if name == "gpt2" else {"encoding": VOCABULARIES[name]}
+    flat = fastokens.Tokenizer.from_tiktoken(str(path), **known).encode_batch_flat
+    return lambda text: np.frombuffer(flat([text], False, True)[0], np.uint32)
+
+
+ENCODERS = {
+    "microgpt": prepare_microgpt,
+    "gigatoken": prepare_gigatoken,
+    "fastokens": prepare_fastokens,
+    "tiktoken": prepare_tiktoken,
+}
+
+
+def read(path, limit):
+    opened = lzma.open if path.suffix == ".xz" else open
+    with opened(path, "rb") as file:
+        return file.read(limit).decode(errors="ignore")
+
+
+def measure_here(name, vocabulary, path, text, limit, threads, repeats):
+    """Encodes `1 + repeats` times in this process; prints the rates and a hash of the ids."""
+    text = read(Path(text), limit)
+    bytes_ = len(text.encode())
+    encode = ENCODERS[name](Path(path), vocabulary, threads)
+    ids, times = None, []
+    for _ in range(1 + repeats):
+        ids, started, cpu = None, time.perf_counter(), time.process_time()
+        ids = encode(text)
+        times.append((time.process_time() - cpu, time.perf_counter() - started))
+    digest = hashlib.sha256(np.asarray(ids, np.uint32).tobytes()).hexdigest()
+    clock = 0 if threads == 1 else 1
+    warm = statistics.median(time[clock] for time in times[1:])
+    facts = {"cold": bytes_ / times[0][clock], "warm": bytes_ / warm, "ids": digest}
+    print(json.dumps(facts))
+
+
+def measure(name, vocabulary, path, text, arguments):
+    """One run in a new process; None where the encoder fails."""
+    interpreter = sys.executable if name == "microgpt" else arguments.peer_python
+    settings = (arguments.limit, arguments.threads, arguments.repeats)
+    command = [interpreter, __file__, "--run", name, vocabulary, str(path), str(text)]
+    command += [str(setting) for setting in settings]
+    done = subprocess.run(
+        command, capture_output=True, check=False, preexec_fn=on_processors(arguments.threads)
+    )
+    if done.returncode:
+        print(f"{name}: {done.stderr.decode(errors='replace').strip()[-300:]}", file=sys.stderr)
+        return None
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def on_processors(threads):
+    """What keeps a child on the first `threads` processors, where the system can."""
+    if not hasattr(os, "sched_setaffinity"):
+        return None
+    processors = sorted(os.sched_getaffinity(0))[:threads]
+    return lambda: os.sched_setaffinity(0, processors)
+
+
+def rows(vocabulary, text, arguments):
+    """One line of the table for each encoder, measured in turns."""
+    path = arguments.vocabularies / f"{VOCABULARIES[vocabulary]}.tiktoken"
+    runs = {name: [] for name in arguments.encoders}
+    for _ in range(arguments.rounds):
+        for name, measured in runs.items():
+            if run := measure(name, vocabulary, path, text, arguments):
+                measured.append(run)
+    runs = {name: measured for name, measured in runs.items() if measured}
+    expected = runs["tiktoken" if "tiktoken" in runs else "microgpt"][0]["ids"]
+    ours = {key: median(runs["microgpt"], key) for key in ("cold", "warm")}
+    for name, measured in runs.items():
+        label = f"| {vocabulary} | {text.name.split('.')[0]} | {name} |"
+        if any(run["ids"] != expected for run in measured):
+            yield f"{label} unequal ids | | | |"
+            continue
+        cold, warm = median(measured, "cold"), median(measured, "warm")
+        ratios = f"{ours['cold'] / cold:.2f} | {ours['warm'] / warm:.2f}"
+        yield f"{label} {cold / MEGABYTE:.1f} | {warm / MEGABYTE:.1f} | {ratios} |"
+
+
+def median(measured, key):
+    return statistics.median(run[key] for run in measured)
+
+
+def heading(arguments):
+    commit = subprocess.run(
+        ["git", "rev-parse", "--short", "HEAD"],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=Path(__file__).parent,
+    ).stdout.strip()
+    processor = platform.processor() or platform.machine()
+    if (info := Path("/proc/cpuinfo")).exists():
+        names = [line for line in info.read_text().splitlines() if line.startswith("model name")]
+        processor = names[0].partition(": ")[2] if names else processor
+    clock = "CPU time" if arguments.threads == 1 else "wall time"
+    return [
+        f"# Encoding text, {datetime.now(UTC).date().isoformat()}",
+        "",
+        f"{processor}, {os.cpu_count()} processors, {platform.system()}; "
+        f"commit {commit or 'unknown'}; {arguments.threads} thread(s), {clock}; the first "
+        f"{arguments.limit / MEGABYTE:.0f} MB of each text; medians of {arguments.rounds} "
+        f"interleaved rounds, each run a new process; equal ids checked first.",
+        "",
+        "| vocabulary | text | encoder | cold MB/s | warm MB/s | ours / it, cold | warm |",
+        "|---|---|---|---|---|---|---|",
+    ]
+
+
+def main():
+    if sys.argv[1:2] == ["--run"]:
+        name, vocabulary, path, text, *numbers = sys.argv[2:]
+        return measure_here(name, vocabulary, path, text, *map(int, numbers))
+    parser = argparse.ArgumentParser(description="Time the encoding of text against the peers.")
+    parser.add_argument("texts", nargs="+", type=Path, help="plain text, or .xz of it")
+    parser.add_argument(
+        "--vocabularies", type=Path, required=True, help="folder of .tiktoken files"
+    )
+    parser.add_argument("--patterns", nargs="+", default=list(VOCABULARIES), choices=VOCABULARIES)
+    parser.add_argument("--limit", type=int, default=15 * MEGABYTE, help="bytes of each text")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--repeats", type=int, default=5, help="warm calls in a run")
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--encoders", nargs="+", default=list(ENCODERS), choices=list(ENCODERS))
+    parser.add_argument("--peer-python", default=sys.executable, help="interpreter with the peers")
+    parser.add_argument("--output", type=Path, help="also write the table to this file")
+    arguments = parser.parse_args()
+    if "microgpt" not in arguments.encoders:
+        parser.error("the ratios are ours to each: --encoders needs microgpt")
+    lines = heading(arguments)
+    print("\n".join(lines), flush=True)
+    for vocabulary in arguments.patterns:
+        for text in arguments.texts:
+            for row in rows(vocabulary, text, arguments):
+                print(row, flush=True)
+                lines.append(row)
+    if arguments.output:
+        arguments.output.parent.mkdir(parents=True, exist_ok=True)
+        arguments.output.write_text("\n".join(lines) + "\n")
+    return None
+
+
+if __name__ == "__main__":
+    main()
