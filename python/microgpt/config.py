@@ -157,9 +157,13 @@ class DataConfig:
     """Where rows begin: at line starts, or (None) anywhere."""
     loss_after: str | None = None
     """A marker such as "=": only what follows it on its line is learned. None: everything is."""
+    answers_after: str | None = None
+    """A marker such as "=": the best checkpoint, and patience, go by the validation loss of what
+    follows it on its line. None: by that of all text, unless nearly every line has one "="."""
 
     def __post_init__(self) -> None:
-        _require(self.loss_after != "", "loss_after is empty: give the marker, such as '='")
+        for name in ("loss_after", "answers_after"):
+            _require(getattr(self, name) != "", f"{name} is empty: give the marker, such as '='")
 
 
 @dataclass(frozen=True)

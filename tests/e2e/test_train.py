@@ -255,3 +255,24 @@ def test_eval_refuses_what_it_cannot_measure(microgpt, folder):
         status, _, messages = microgpt("eval", *arguments)
         assert status in (1, 2)
         assert sentence in messages
+
+
+def test_lines_with_answers_are_judged_by_their_answers(microgpt, folder):
+    status, _, messages = microgpt("train", *SMALL, "--steps", "30", "--evaluate-every", "10")
+    assert status == 0, messages
+    assert "lines have answers after '='" in messages
+    run = RunFolder.newest(folder / "runs")
+    assert run.read_config().data.answers_after == "="
+    rows = [row for row in run.read_metrics() if "valid_loss" in row]
+    assert all(row["valid_answer_loss"] != row["valid_loss"] for row in rows)
+    lowest = min(row["valid_answer_loss"] for row in rows)
+    newest = run.newest_checkpoint()
+    assert newest is not None
+    assert newest.state["best"]["valid_loss"] == lowest
+
+
+def test_text_without_answers_is_judged_as_a_whole(microgpt, folder):
+    (folder / "dataset.txt").write_text("".join(f"x = {n}\nif x:\n" for n in range(300)))
+    status, _, messages = microgpt("train", *SMALL, "--steps", "4")
+    assert status == 0, messages
+    assert RunFolder.newest(folder / "runs").read_config().data.answers_after is None

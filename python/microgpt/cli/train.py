@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
 
@@ -24,6 +24,19 @@ if TYPE_CHECKING:
     from microgpt.training.trainer import Outcome, Trainer
 
 SAMPLE_TOKENS = 120
+ANSWER_SAMPLE_TOKENS = 65_536
+FEWEST_ANSWERS = 20
+ANSWER_SHARE = 0.95
+"""Lines that must hold one "=" for what follows it to be taken for answers."""
+
+
+class Rules(NamedTuple):
+    """What lines mean: for the rows of training, and for judging answers. None: nothing."""
+
+    training: LineRules | None
+    answers: LineRules | None
+
+
 PARAMETERS_FLAG = "--params"
 
 SETTINGS = (
@@ -61,6 +74,11 @@ SETTINGS = (
     ("--threads", "training.threads", "CPU threads; measured where not given."),
     ("--align", "data.align", "lines: rows begin at line starts."),
     ("--loss-after", "data.loss_after", "Learn only what follows this on a line, such as '='."),
+    (
+        "--answers-after",
+        "data.answers_after",
+        "Judge the best checkpoint by what follows this; '=' is found by itself.",
+    ),
 )
 """Flags that are settings: flag, key in the configuration, help."""
 
@@ -196,8 +214,16 @@ def _begin(path: str, options: Mapping[str, Any], log: Path) -> None:
     from microgpt.run_folder import RUNS, RunFolder
     from microgpt.text.tokenizer import Tokenizer
 
-    config = replace(config, data=replace(config.data, path=path, dataset=str(dataset.folder)))
-    rules = _line_rules(config, Tokenizer.from_file(dataset.tokenizer_path))
+    tokenizer = Tokenizer.from_file(dataset.tokenizer_path)
+    data = replace(config.data, path=path, dataset=str(dataset.folder))
+    if data.answers_after is None and (marker := _answers_after(dataset, tokenizer)):
+        data = replace(data, answers_after=marker)
+        plan.append(
+            f"note   lines have answers after {marker!r}: the best checkpoint is that with the "
+            "lowest validation loss on those"
+        )
+    config = replace(config, data=data)
+    rules = _line_rules(config, tokenizer)
     size = f"{parameter_count(config.model) / 1e6:.2g}M"
     run = RunFolder.create(RUNS, options["name"], stem=f"{_stem(path)}-{size}")
     with run.lock():
@@ -333,7 +359,7 @@ def _is_finished(run: RunFolder) -> bool:
 
 
 def _carry_out(
-    run: RunFolder, config: RunConfig, dataset: Dataset, rules: LineRules | None, log: Path
+    run: RunFolder, config: RunConfig, dataset: Dataset, rules: Rules, log: Path
 ) -> None:
     """Trains, and writes down how it ended, however it ended."""
     from microgpt.device import peak_process_bytes
@@ -371,7 +397,7 @@ def _carry_out(
 
 
 def _train(
-    run: RunFolder, config: RunConfig, dataset: Dataset, rules: LineRules | None
+    run: RunFolder, config: RunConfig, dataset: Dataset, rules: Rules
 ) -> tuple[Outcome, Trainer]:
     from microgpt.progress import Progress
     from microgpt.text.tokenizer import Tokenizer
@@ -380,33 +406,54 @@ def _train(
     tokenizer = Tokenizer.from_file(run.tokenizer_path)
     with Progress("train", config.training.steps or 0, "steps") as progress:
         display = _Display(progress)
-        trainer = Trainer(run, config, dataset, display, _sampler(tokenizer), rules)
+        trainer = Trainer(run, config, dataset, display, _sampler(tokenizer), *rules)
         if trainer.position.step:
             progress.stage("train", config.training.steps or 0, start=trainer.position.step)
             progress.write(f"going on from step {trainer.position.step:,}")
         return trainer.train(), trainer
 
 
-def _line_rules(config: RunConfig, tokenizer: Tokenizer) -> LineRules | None:
-    """Returns which ids end lines and which hold the marker, where the settings ask for it."""
-    if config.data.align is None and config.data.loss_after is None:
-        return None
+def _line_rules(config: RunConfig, tokenizer: Tokenizer) -> Rules:
+    """Returns which ids end lines and which hold the markers, where the settings ask for it."""
+    data = config.data
+    learned = data.align is not None or data.loss_after is not None
+    if not learned and data.answers_after is None:
+        return Rules(None, None)
     import numpy as np
 
     from microgpt.data.loader import LineRules
 
     tokens = [tokenizer.token_bytes(id) for id in range(tokenizer.vocab_size)]
     ends = np.array([token.endswith(b"\n") for token in tokens])
-    marks = None
-    if config.data.loss_after is not None:
-        marker = config.data.loss_after.encode()
-        marks = np.array([marker in token for token in tokens])
-        if not marks.any():
+
+    def marks(flag: str, marker: str | None) -> Any:
+        if marker is None:
+            return None
+        held = np.array([marker.encode() in token for token in tokens])
+        if not held.any():
             raise UsageError(
-                f"--loss-after is {config.data.loss_after!r}, but no single token holds it: give "
-                "one character, or use --byte"
+                f"{flag} is {marker!r}, but no single token holds it: give one character, "
+                "or use --byte"
             )
-    return LineRules(ends, config.data.align == "lines", marks)
+        return held
+
+    training = LineRules(ends, data.align == "lines", marks("--loss-after", data.loss_after))
+    answers = marks("--answers-after", data.answers_after)
+    return Rules(
+        training if learned else None,
+        None if answers is None else LineRules(ends, marks=answers),
+    )
+
+
+def _answers_after(dataset: Dataset, tokenizer: Tokenizer) -> str | None:
+    """Returns "=" where nearly every line of the validation set holds one, with something after it
+    that is not all one answer; else None."""
+    ids = dataset.valid.read(0, min(dataset.valid.tokens, ANSWER_SAMPLE_TOKENS))
+    lines = tokenizer.decode_bytes(ids).splitlines()[1:-1]
+    answers = [after.strip() for line in lines if line.count(b"=") == 1
+               for after in [line.partition(b"=")[2]] if after.strip()]  # fmt: skip
+    enough = len(lines) >= FEWEST_ANSWERS and len(answers) >= ANSWER_SHARE * len(lines)
+    return "=" if enough and len(set(answers)) > 1 else None
 
 
 def _sampler(tokenizer: Tokenizer) -> Callable[[Any, int], str]:
@@ -440,7 +487,8 @@ def _summarise(run: RunFolder, outcome: Outcome, config: RunConfig) -> None:
         return
     best = ""
     if position.best_loss is not None:
-        best = f", best validation loss {position.best_loss:.4f} at step {position.best_step:,}"
+        what = "validation loss" + (" on answers" if config.data.answers_after else "")
+        best = f", best {what} {position.best_loss:.4f} at step {position.best_step:,}"
     why = " (no gain for so long as --patience allows)" if outcome.reason == "patience" else ""
     click.echo(f"done in {took} at step {position.step:,}{why}{best}", err=True)
     click.echo(f"talk to it: microgpt chat {run.name}", err=True)

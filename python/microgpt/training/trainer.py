@@ -27,7 +27,7 @@ from microgpt.model.gpt import GPT
 from microgpt.run_folder import RunFolder
 from microgpt.training import checkpoint, schedule
 from microgpt.training.checkpoint import Position
-from microgpt.training.evaluate import evaluate
+from microgpt.training.evaluate import Evaluation, evaluate
 from microgpt.training.interrupt import Interrupt
 from microgpt.training.optimizer import Optimizer
 
@@ -68,16 +68,20 @@ class Trainer:
         watcher: Watcher,
         sampler: Callable[[GPT, int], str] | None = None,
         lines: LineRules | None = None,
+        answers: LineRules | None = None,
     ) -> None:
         """Builds the model and, where the run has a sound checkpoint, goes back to it.
 
         `config` is resolved: it names steps, batch, threads. `sampler` gives a text for a model and
-        a seed.
+        a seed. With `answers`, the best checkpoint is that with the lowest validation loss on what
+        follows their marks: a model that begins to learn its questions by heart, which nobody asks
+        of it, still gets better at answers.
 
         Raises:
             CheckpointError: the checkpoint belongs to another tokenizer or model.
         """
         self.run, self.config, self.dataset, self.lines = run, config, dataset, lines
+        self.answers = answers
         self.watcher, self.sampler = watcher, sampler
         settings = config.training
         assert settings.steps is not None
@@ -174,28 +178,32 @@ class Trainer:
     def _evaluate(self, row: dict[str, Any]) -> bool:
         """Puts the validation loss in `row` and notes the best; False without a validation set."""
         position = self.position
-        split, info = self.dataset.valid, self.dataset.manifest.valid
-        if split.tokens < 2:
+        if self.dataset.valid.tokens < 2:
             return False
-        measured = evaluate(
-            self.model,
-            split,
-            info.text_bytes,
-            self.config.model.context,
-            self.compute,
-            stride=max(1, self.config.model.context // 2),
-            max_tokens=self.config.training.evaluate_tokens,
-            lines=self.lines,
-        )
-        row["valid_loss"] = measured.loss
+        measured = self._measured(self.lines)
+        row["valid_loss"] = judged = measured.loss
         row["perplexity"] = measured.perplexity
         row["bits_per_byte"] = measured.bits_per_byte
-        if position.best_loss is None or measured.loss < position.best_loss:
-            position.best_step, position.best_loss = position.step, measured.loss
+        if self.answers is not None:
+            row["valid_answer_loss"] = judged = self._measured(self.answers).loss
+        if position.best_loss is None or judged < position.best_loss:
+            position.best_step, position.best_loss = position.step, judged
             position.evaluations_without_gain = 0
         else:
             position.evaluations_without_gain += 1
         return True
+
+    def _measured(self, lines: LineRules | None) -> Evaluation:
+        return evaluate(
+            self.model,
+            self.dataset.valid,
+            self.dataset.manifest.valid.text_bytes,
+            self.config.model.context,
+            self.compute,
+            stride=max(1, self.config.model.context // 2),
+            max_tokens=self.config.training.evaluate_tokens,
+            lines=lines,
+        )
 
     def _note(self, row: Mapping[str, Any]) -> None:
         every = max(1, self.steps // MAX_ROWS)
