@@ -9,6 +9,7 @@ mod encode;
 pub mod error;
 pub mod formats;
 mod hash;
+pub mod kernels;
 pub mod pretokenize;
 #[cfg(feature = "python")]
 mod python;

@@ -7,12 +7,16 @@ use crate::control::{Control, Stage};
 use crate::count::Counter;
 use crate::error::{Error, Result};
 use crate::formats::{gpt2, huggingface, tiktoken};
+use crate::kernels;
 use crate::pretokenize::{Pattern, unicode_version};
 use crate::shards;
 use crate::specials::{Names, SpecialRule};
 use crate::tokenizer::{DecodeStream as Stream, Tokenizer as Core};
 use crate::train::{Tie, TrainOptions, train};
-use numpy::{Element, PyArray1, PyArray2, PyArrayMethods, PyReadonlyArray1, PyUntypedArrayMethods};
+use numpy::{
+    Element, PyArray1, PyArray2, PyArrayMethods, PyReadonlyArray1, PyReadwriteArray1,
+    PyUntypedArrayMethods,
+};
 use pyo3::buffer::PyBuffer;
 use pyo3::exceptions::{PyKeyboardInterrupt, PyOSError, PyTypeError};
 use pyo3::import_exception;
@@ -775,6 +779,175 @@ fn unicode() -> String {
     unicode_version().to_string()
 }
 
+// The kernels of `model/cpu_kernels.py`: flat float32 arrays, written in place, without the GIL.
+
+type In<'py> = PyReadonlyArray1<'py, f32>;
+type Out<'py> = PyReadwriteArray1<'py, f32>;
+
+#[pyfunction]
+fn rms_norm(
+    py: Python<'_>,
+    x: In<'_>,
+    gain: In<'_>,
+    eps: f32,
+    mut y: Out<'_>,
+    mut scale: Out<'_>,
+    threads: usize,
+) -> PyResult<()> {
+    let (x, gain) = (x.as_slice()?, gain.as_slice()?);
+    let (y, scale) = (y.as_slice_mut()?, scale.as_slice_mut()?);
+    py.detach(|| kernels::rms_norm(x, gain, eps, y, scale, threads));
+    Ok(())
+}
+
+#[pyfunction]
+#[allow(clippy::too_many_arguments)]
+fn rms_norm_back(
+    py: Python<'_>,
+    slope: In<'_>,
+    x: In<'_>,
+    gain: In<'_>,
+    scale: In<'_>,
+    mut x_slope: Out<'_>,
+    mut gain_slope: Out<'_>,
+    threads: usize,
+) -> PyResult<()> {
+    let (slope, x) = (slope.as_slice()?, x.as_slice()?);
+    let (gain, scale) = (gain.as_slice()?, scale.as_slice()?);
+    let (x_slope, gain_slope) = (x_slope.as_slice_mut()?, gain_slope.as_slice_mut()?);
+    py.detach(|| kernels::rms_norm_back(slope, x, gain, scale, x_slope, gain_slope, threads));
+    Ok(())
+}
+
+/// What [`kernels::Heads`] says, with arrays that Python holds.
+#[derive(FromPyObject)]
+struct Heads<'py> {
+    length: usize,
+    queries: usize,
+    keys: usize,
+    width: usize,
+    gains: Option<(In<'py>, In<'py>)>,
+    eps: f32,
+    rotation: Option<(In<'py>, In<'py>)>,
+}
+
+impl Heads<'_> {
+    fn borrowed(&self) -> PyResult<kernels::Heads<'_>> {
+        fn slices<'a>(pair: Option<&'a (In<'_>, In<'_>)>) -> PyResult<Option<Pair<'a>>> {
+            pair.map(|(a, b)| Ok((a.as_slice()?, b.as_slice()?)))
+                .transpose()
+        }
+        Ok(kernels::Heads {
+            length: self.length,
+            queries: self.queries,
+            keys: self.keys,
+            width: self.width,
+            gains: slices(self.gains.as_ref())?,
+            eps: self.eps,
+            rotation: slices(self.rotation.as_ref())?,
+        })
+    }
+}
+
+type Pair<'a> = (&'a [f32], &'a [f32]);
+
+#[pyfunction]
+#[allow(clippy::too_many_arguments)]
+fn part_heads(
+    py: Python<'_>,
+    heads: Heads<'_>,
+    x: In<'_>,
+    mut q: Out<'_>,
+    mut k: Out<'_>,
+    mut v: Out<'_>,
+    mut scale: Out<'_>,
+    threads: usize,
+) -> PyResult<()> {
+    let (heads, x) = (heads.borrowed()?, x.as_slice()?);
+    let (q, k, v) = (q.as_slice_mut()?, k.as_slice_mut()?, v.as_slice_mut()?);
+    let scale = scale.as_slice_mut()?;
+    py.detach(|| kernels::part_heads(&heads, x, q, k, v, scale, threads));
+    Ok(())
+}
+
+#[pyfunction]
+#[allow(clippy::too_many_arguments)]
+fn part_heads_back(
+    py: Python<'_>,
+    heads: Heads<'_>,
+    slopes: (In<'_>, In<'_>, In<'_>),
+    x: In<'_>,
+    scale: In<'_>,
+    mut x_slope: Out<'_>,
+    mut gain_slopes: Out<'_>,
+    threads: usize,
+) -> PyResult<()> {
+    let (heads, x, scale) = (heads.borrowed()?, x.as_slice()?, scale.as_slice()?);
+    let slopes = (
+        slopes.0.as_slice()?,
+        slopes.1.as_slice()?,
+        slopes.2.as_slice()?,
+    );
+    let (x_slope, gain_slopes) = (x_slope.as_slice_mut()?, gain_slopes.as_slice_mut()?);
+    py.detach(|| {
+        kernels::part_heads_back(&heads, slopes, x, scale, x_slope, gain_slopes, threads);
+    });
+    Ok(())
+}
+
+#[pyfunction]
+fn swiglu(py: Python<'_>, x: In<'_>, width: usize, mut y: Out<'_>, threads: usize) -> PyResult<()> {
+    let (x, y) = (x.as_slice()?, y.as_slice_mut()?);
+    py.detach(|| kernels::swiglu(x, width, y, threads));
+    Ok(())
+}
+
+#[pyfunction]
+fn swiglu_back(
+    py: Python<'_>,
+    slope: In<'_>,
+    x: In<'_>,
+    width: usize,
+    mut x_slope: Out<'_>,
+    threads: usize,
+) -> PyResult<()> {
+    let (slope, x, x_slope) = (slope.as_slice()?, x.as_slice()?, x_slope.as_slice_mut()?);
+    py.detach(|| kernels::swiglu_back(slope, x, width, x_slope, threads));
+    Ok(())
+}
+
+#[pyfunction]
+fn squared_relu(py: Python<'_>, x: In<'_>, mut y: Out<'_>, threads: usize) -> PyResult<()> {
+    let (x, y) = (x.as_slice()?, y.as_slice_mut()?);
+    py.detach(|| kernels::squared_relu(x, y, threads));
+    Ok(())
+}
+
+#[pyfunction]
+fn squared_relu_back(
+    py: Python<'_>,
+    slope: In<'_>,
+    x: In<'_>,
+    mut x_slope: Out<'_>,
+    threads: usize,
+) -> PyResult<()> {
+    let (slope, x, x_slope) = (slope.as_slice()?, x.as_slice()?, x_slope.as_slice_mut()?);
+    py.detach(|| kernels::squared_relu_back(slope, x, x_slope, threads));
+    Ok(())
+}
+
+/// Adds the kernels to the module.
+fn add_kernels(module: &Bound<'_, PyModule>) -> PyResult<()> {
+    module.add_function(wrap_pyfunction!(rms_norm, module)?)?;
+    module.add_function(wrap_pyfunction!(rms_norm_back, module)?)?;
+    module.add_function(wrap_pyfunction!(part_heads, module)?)?;
+    module.add_function(wrap_pyfunction!(part_heads_back, module)?)?;
+    module.add_function(wrap_pyfunction!(swiglu, module)?)?;
+    module.add_function(wrap_pyfunction!(swiglu_back, module)?)?;
+    module.add_function(wrap_pyfunction!(squared_relu, module)?)?;
+    module.add_function(wrap_pyfunction!(squared_relu_back, module)?)
+}
+
 /// The extension module `microgpt._core`.
 #[pymodule(gil_used = false)]
 fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
@@ -787,5 +960,6 @@ fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_function(wrap_pyfunction!(list_inputs, module)?)?;
     module.add_function(wrap_pyfunction!(survey_inputs, module)?)?;
     module.add_function(wrap_pyfunction!(verify_dataset, module)?)?;
+    add_kernels(module)?;
     Ok(())
 }

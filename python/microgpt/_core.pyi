@@ -180,3 +180,46 @@ def verify_dataset(folder: Path, *, progress: Progress | None) -> None:
     """Checks every shard's header, length and checksum."""
 
 def unicode_version() -> str: ...
+
+# The kernels of `model/cpu_kernels.py`, whose docstrings say what they compute. All arrays are flat
+# and contiguous float32; those named last are written. A `_back` takes the loss' derivative by the
+# output, and gives those by the inputs.
+
+_Array = NDArray[np.float32]
+
+def rms_norm(
+    x: _Array, gain: _Array, eps: float, y: _Array, scale: _Array, threads: int
+) -> None: ...
+def rms_norm_back(
+    slope: _Array,
+    x: _Array,
+    gain: _Array,
+    scale: _Array,
+    x_slope: _Array,
+    gain_slope: _Array,
+    threads: int,
+) -> None: ...
+
+# `heads` has the attributes of `model.cpu_kernels._Heads`.
+def part_heads(
+    heads: Any,
+    x: _Array,
+    q: _Array,
+    k: _Array,
+    v: _Array,
+    scale: _Array,
+    threads: int,
+) -> None: ...
+def part_heads_back(
+    heads: Any,
+    slopes: tuple[_Array, _Array, _Array],
+    x: _Array,
+    scale: _Array,
+    x_slope: _Array,
+    gain_slopes: _Array,
+    threads: int,
+) -> None: ...
+def swiglu(x: _Array, width: int, y: _Array, threads: int) -> None: ...
+def swiglu_back(slope: _Array, x: _Array, width: int, x_slope: _Array, threads: int) -> None: ...
+def squared_relu(x: _Array, y: _Array, threads: int) -> None: ...
+def squared_relu_back(slope: _Array, x: _Array, x_slope: _Array, threads: int) -> None: ...

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from microgpt.config import ModelConfig
+from microgpt.model import cpu_kernels
 from microgpt.model.kv_cache import KVCache
 from microgpt.model.norm import RMSNorm
 from microgpt.model.position import rotate
@@ -31,7 +32,7 @@ class Attention(nn.Module):
             self.q_norm = RMSNorm(self.width, config.norm_eps)
             self.k_norm = RMSNorm(self.width, config.norm_eps)
         self.output = nn.Linear(config.n_embd, config.n_embd, bias=config.attention_output_bias)
-        self.qk_norm = config.qk_norm
+        self.qk_norm, self.eps = config.qk_norm, config.norm_eps
         self.scale = config.qk_scale**2 / self.width**0.5
         self.dropout = config.dropout
         self.window = config.sliding_window
@@ -45,20 +46,28 @@ class Attention(nn.Module):
         query that follows a filled `cache`.
         """
         batch, length, width = x.shape
-        qkv = self.qkv(x).view(batch, length, self.n_head + 2 * self.n_kv, self.width)
-        qk, v = qkv.split((self.n_head + self.n_kv, self.n_kv), 2)  # (B, T, H + K, D), (B, T, K, D)
-        if self.qk_norm:
-            qk = F.rms_norm(qk, (self.width,), None, self.q_norm.eps) * self._qk_gains()
-        if rope is not None:
-            qk = rotate(qk, *rope)
-        q, k = qk.split((self.n_head, self.n_kv), 2)
-        q, k, v = q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)  # (B, heads, T, D)
+        q, k, v = self._heads(self.qkv(x), rope)
         if cache is None:
             y = self._attend(q, k, v, mask)
         else:
             k, v = cache.append(self.layer, k, v)
             y = self._attend(q, k, v, mask) if length > 1 else self._attend_one(q, k, v)
         return self.output(y.transpose(1, 2).reshape(batch, length, width))
+
+    def _heads(self, qkv: Tensor, rope: Rope | None) -> tuple[Tensor, Tensor, Tensor]:
+        """Returns q (B, H, T, D), k and v (B, K, T, D), normalised and rotated where asked."""
+        if (self.qk_norm or rope is not None) and cpu_kernels.usable(qkv):
+            gains = (self.q_norm.weight, self.k_norm.weight) if self.qk_norm else None
+            heads = (self.n_head, self.n_kv)
+            return cpu_kernels.part_heads(qkv, heads, gains, self.eps, rope)
+        qkv = qkv.unflatten(-1, (-1, self.width))
+        qk, v = qkv.split((self.n_head + self.n_kv, self.n_kv), 2)  # (B, T, H + K, D), (B, T, K, D)
+        if self.qk_norm:
+            qk = F.rms_norm(qk, (self.width,), None, self.eps) * self._qk_gains()
+        if rope is not None:
+            qk = rotate(qk, *rope)
+        q, k = qk.split((self.n_head, self.n_kv), 2)
+        return q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)
 
     def _qk_gains(self) -> Tensor:
         """Returns the gains of queries and keys for all their heads at once, (H + K, D)."""
