@@ -57,24 +57,26 @@ class Attention(nn.Module):
     def _heads(self, qkv: Tensor, rope: Rope | None) -> tuple[Tensor, Tensor, Tensor]:
         """Returns q (B, H, T, D), k and v (B, K, T, D), normalised and rotated where asked."""
         if (self.qk_norm or rope is not None) and cpu_kernels.usable(qkv):
-            gains = (self.q_norm.weight, self.k_norm.weight) if self.qk_norm else None
+            gains = self._gains() if self.qk_norm else None
             heads = (self.n_head, self.n_kv)
             return cpu_kernels.part_heads(qkv, heads, gains, self.eps, rope)
         qkv = qkv.unflatten(-1, (-1, self.width))
         qk, v = qkv.split((self.n_head + self.n_kv, self.n_kv), 2)  # (B, T, H + K, D), (B, T, K, D)
         if self.qk_norm:
-            qk = F.rms_norm(qk, (self.width,), None, self.eps) * self._qk_gains()
+            q_gain, k_gain = self._gains()
+            gains = torch.cat((q_gain.expand(self.n_head, -1), k_gain.expand(self.n_kv, -1)))
+            qk = F.rms_norm(qk, (self.width,), None, self.eps) * gains
         if rope is not None:
             qk = rotate(qk, *rope)
         q, k = qk.split((self.n_head, self.n_kv), 2)
         return q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)
 
-    def _qk_gains(self) -> Tensor:
-        """Returns the gains of queries and keys for all their heads at once, (H + K, D)."""
+    def _gains(self) -> tuple[Tensor, Tensor]:
+        """Returns the gains of normalised queries and of keys, (D,) each."""
         q, k = self.q_norm.weight, self.k_norm.weight
         assert q is not None
         assert k is not None
-        return torch.cat((q.expand(self.n_head, -1), k.expand(self.n_kv, -1)))
+        return q, k
 
     def _attend(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
         """Returns (B, H, T, D) for q (B, H, T, D) and k, v (B, K, S, D)."""

@@ -16,11 +16,17 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-try:
-    from microgpt import _core
-except ImportError:  # a source tree whose Rust core was never built
-    _core = None
 
+def _load_core() -> Any:
+    """Returns the Rust core, or None in a source tree where it was not built since this file."""
+    try:
+        from microgpt import _core
+    except ImportError:
+        return None
+    return _core if hasattr(_core, "part_heads") else None
+
+
+_core = _load_core()
 Pair = tuple[Tensor, Tensor]
 
 
@@ -87,7 +93,7 @@ class _RMSNorm(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, slope: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, slope: Tensor) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
         x, gain, scale = ctx.saved_tensors
         x_slope, gain_slope = torch.empty_like(x), torch.empty_like(gain)
         inputs = [_flat(slope), _flat(x), _flat(gain), _flat(scale)]
@@ -108,7 +114,7 @@ class _SwiGLU(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, slope: Tensor) -> Tensor:
+    def backward(ctx: Any, slope: Tensor) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
         (x,) = ctx.saved_tensors
         x_slope = torch.empty_like(x)
         threads = torch.get_num_threads()
@@ -127,7 +133,7 @@ class _SquaredReLU(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, slope: Tensor) -> Tensor:
+    def backward(ctx: Any, slope: Tensor) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
         (x,) = ctx.saved_tensors
         x_slope = torch.empty_like(x)
         _core.squared_relu_back(_flat(slope), _flat(x), _flat(x_slope), torch.get_num_threads())
@@ -193,7 +199,7 @@ class _PartHeads(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, *slopes: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, *slopes: Tensor) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
         qkv, scale, *tensors = ctx.saved_tensors
         parting = _heads(qkv, ctx.heads, tuple(tensors), ctx.eps)
         qkv_slope = torch.empty_like(qkv)
