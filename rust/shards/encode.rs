@@ -89,10 +89,13 @@ impl Encode for DocumentEncoder<'_> {
     }
 
     fn safe_cut(&self, text: &[u8]) -> Option<usize> {
+        // A special token whose end is yet to come must not be cut either.
+        let longest = self.specials.iter().map(String::len).max().unwrap_or(0);
+        let seen = &text[..text.len().saturating_sub(longest)];
         let cut = if self.tokenizer.kind() == "byte" {
-            character_edge(text)
+            character_edge(seen)
         } else {
-            late_split(self.tokenizer.pattern(), text)?
+            late_split(self.tokenizer.pattern(), seen)?
         };
         Some(self.before_special(text, cut)).filter(|&cut| cut > 0)
     }
@@ -121,5 +124,51 @@ impl EncodeText for DocumentThread<'_> {
     fn encode(&mut self, text: &[u8], ids: &mut Vec<u32>) -> Result<()> {
         self.encoder
             .encode_with(text, self.rule, &Control::new(), ids)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn ids(encoder: &DocumentEncoder, parts: &[&[u8]]) -> Vec<u32> {
+        let (mut thread, mut ids) = (encoder.start(), Vec::new());
+        for part in parts {
+            thread.encode(part, &mut ids).unwrap();
+        }
+        ids
+    }
+
+    #[test]
+    fn no_cut_goes_through_a_special_token() {
+        let specials = ["<|s|>", "|>x y", "y<"].map(str::to_owned);
+        let merges = [(97, 98), (32, 97)];
+        let pattern = Pattern::named("gpt2").unwrap();
+        let bpe = Tokenizer::from_merges(&merges, pattern, &specials).unwrap();
+        let text = b"<|s|>x y ab a<|s|>x y b<|s|><|s|>x|>x y  <|s ab|>x y";
+        for tokenizer in [Tokenizer::byte(&specials).unwrap(), bpe] {
+            for recognised in [&specials[..], &specials[..1], &[]] {
+                let encoder = DocumentEncoder::new(&tokenizer, recognised);
+                for end in 1..text.len() {
+                    let Some(cut) = encoder.safe_cut(&text[..end]) else {
+                        continue;
+                    };
+                    let parts = ids(&encoder, &[&text[..cut], &text[cut..]]);
+                    assert_eq!(
+                        parts,
+                        ids(&encoder, &[text]),
+                        "{recognised:?} at {cut} of {end}"
+                    );
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn cut_is_found_far_from_the_end() {
+        let pattern = Pattern::named("gpt2").unwrap();
+        let text = [b"words ".as_slice(), &vec![b'x'; 900_000]].concat();
+        assert_eq!(late_split(&pattern, &text), Some(5));
+        assert_eq!(late_split(&pattern, &text[6..]), None);
     }
 }

@@ -423,6 +423,7 @@ fn side_is_whole(folder: &Path, name: &str, width: Width, progress: Progress) ->
 fn begin<E: Encode>(folder: &Path, plan: serde_json::Value, encoder: &E) -> Result<Journal> {
     // The manifest goes first: without it the rest is no dataset.
     let mut files = vec![folder.join(MANIFEST_FILE), folder.join(JOURNAL_FILE)];
+    files.extend([MANIFEST_FILE, JOURNAL_FILE].map(|name| folder.join(format!("{name}.tmp"))));
     files.extend(files_of_shards(folder)?);
     for file in files {
         match fs::remove_file(&file) {

@@ -65,9 +65,21 @@ impl Width {
 
     /// Appends ids as a shard stores them.
     pub fn append(self, ids: &[u32], bytes: &mut Vec<u8>) {
+        // Whole chunks of a slice, so that the loops are vectorised.
+        let start = bytes.len();
+        bytes.resize(start + ids.len() * self.bytes() as usize, 0);
+        let room = &mut bytes[start..];
         match self {
-            Self::Uint16 => bytes.extend(ids.iter().flat_map(|&id| (id as u16).to_le_bytes())),
-            Self::Uint32 => bytes.extend(ids.iter().flat_map(|&id| id.to_le_bytes())),
+            Self::Uint16 => {
+                for (place, &id) in room.chunks_exact_mut(2).zip(ids) {
+                    place.copy_from_slice(&(id as u16).to_le_bytes());
+                }
+            }
+            Self::Uint32 => {
+                for (place, &id) in room.chunks_exact_mut(4).zip(ids) {
+                    place.copy_from_slice(&id.to_le_bytes());
+                }
+            }
         }
     }
 }

@@ -22,6 +22,9 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 const BLOCK_BYTES: usize = 256 << 10;
 /// A file is binary when a zero byte is among its first so many (the rule that git uses, too).
 const BINARY_PROBE_BYTES: usize = 8 << 10;
+/// Bytes of a compressed file read at a time. Smaller than a block, so that plain files, which go
+/// through the same reader, are read past its buffer.
+const STORED_BYTES: usize = 64 << 10;
 /// A JSON line must be in memory whole, so its length is bounded.
 const LINE_LIMIT_BYTES: usize = 128 << 20;
 /// Rows of a Parquet column decoded at a time.
@@ -261,7 +264,7 @@ impl<'a> Input<'a> {
     /// Opens the file with its first block read, a byte order mark dropped.
     fn open(source: &'a Source, hash: bool, control: &'a Control) -> Result<Self> {
         let metered = Metered::open(source, hash, control)?;
-        let mut reader = BufReader::with_capacity(BLOCK_BYTES, metered);
+        let mut reader = BufReader::with_capacity(STORED_BYTES, metered);
         if let Err(error) = reader.fill_buf() {
             return Err(reader.get_ref().explain(error));
         }
@@ -539,10 +542,7 @@ fn read_parquet(
     };
     let file = File::open(&source.path).map_err(Error::io("cannot read", &source.name))?;
     let damaged = |error: ParquetError| {
-        Error::format(
-            &source.name,
-            format!("no sound Parquet file ({error}): fetch it again"),
-        )
+        Error::format(&source.name, format!("cannot be read as Parquet ({error})"))
     };
     // The library indexes into what a damaged file claims; that must not end the program.
     let outcome = catch_unwind(AssertUnwindSafe(|| {
@@ -901,7 +901,9 @@ mod tests {
             "a.parquet: no column \"text\", but id, body: name the one that holds the text with --field"
         );
         let mut number = parquet("text", &[Some("a")]);
-        assert!(error_of("a.parquet", &number[..20]).contains("a.parquet: no sound Parquet file"));
+        assert!(
+            error_of("a.parquet", &number[..20]).contains("a.parquet: cannot be read as Parquet")
+        );
         for at in 0..number.len() {
             // Damage of any byte ends in documents or a sentence.
             number[at] ^= 0x55;

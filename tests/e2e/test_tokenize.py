@@ -126,7 +126,7 @@ TORN = gzip.compress(LINES.encode())[:-9]
         (bad("a.txt", TORN), ["a.txt"], 1, "error: a.txt: the compressed data is damaged or cut"),
         (bad("a.jsonl", b"{}"), ["a.jsonl"], 1, 'error: a.jsonl:1: no field "text"'),
         (bad("a.jsonl", b"x"), ["a.jsonl"], 1, "error: a.jsonl:1: no JSON"),
-        (bad("a.parquet", b"x"), ["a.parquet"], 1, "error: a.parquet: no sound Parquet file"),
+        (bad("a.parquet", b"x"), ["a.parquet"], 1, "error: a.parquet: cannot be read as Parquet"),
         (bad("a.txt", b"x"), ["a.txt", "--byte", "--bpe"], 2, "exclude each other"),
         (bad("a.txt", b"x"), ["a.txt", "--byte", "--tie", "hf"], 2, "leave out --tie"),
         (bad("a.txt", b"x"), ["a.txt", "--bpe", "--tokenizer", "t"], 2, "leave out --byte, --bpe"),

@@ -311,6 +311,37 @@ def test_documents_of_all_sizes_and_seeds_follow_the_written_rule() -> None:
         assert ids_of(dataset.valid) == valid, f"trial {trial}"
 
 
+@pytest.mark.parametrize("compression", ["none", "snappy", "gzip", "zstd"])
+@pytest.mark.parametrize("kind", ["string", "large_string", "binary", "dictionary"])
+def test_parquet_of_pyarrow_gives_its_rows(compression: str, kind: str) -> None:
+    pa = pytest.importorskip("pyarrow", reason="pyarrow writes the files")
+    parquet = pytest.importorskip("pyarrow.parquet")
+    rows = [None if n % 7 == 0 else f"row {n % 50} é" for n in range(3_000)]
+    values: object = pa.array(rows, pa.string())
+    if kind == "dictionary":
+        values = values.dictionary_encode()  # pyright: ignore[reportAttributeAccessIssue]
+    elif kind != "string":
+        values = pa.array(rows, getattr(pa, kind)())
+    table = pa.table({"id": range(3_000), "body": values})
+    parquet.write_table(table, "a.parquet", compression=compression, row_group_size=1_100)
+    source = Source(("a.parquet",), field="body", valid_fraction=0)
+    dataset, _ = prepare.prepare(source, TokenizerChoice(), Path("d"))
+    assert ids_of(dataset.train) == [
+        id for row in rows if row is not None for id in (256, *row.encode())
+    ]
+
+
+def test_parquet_with_nested_or_numeric_column_is_refused() -> None:
+    pa = pytest.importorskip("pyarrow", reason="pyarrow writes the files")
+    parquet = pytest.importorskip("pyarrow.parquet")
+    parquet.write_table(pa.table({"text": [1, 2], "list": [["a"], ["b"]]}), "a.parquet")
+    for field in ("text", "list.list.element"):
+        with pytest.raises(DataError, match="must hold one string or binary a row"):
+            prepare.prepare(Source(("a.parquet",), field=field), TokenizerChoice(), Path("d"))
+    with pytest.raises(DataError, match=r"no column .x., but text, "):
+        prepare.prepare(Source(("a.parquet",), field="x"), TokenizerChoice(), Path("d"))
+
+
 def test_threads_do_not_change_a_byte() -> None:
     generator = np.random.default_rng(0)
     words = np.array(["lorem ", "ipsum ", "dolor\n", "sit ", "amet, ", "<|endoftext|>"])
