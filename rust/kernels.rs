@@ -252,7 +252,7 @@ impl Heads<'_> {
         assert!(scale == batch * self.length * (self.queries + self.keys));
         if let Some((cos, sin)) = self.rotation {
             assert!(cos.len() == self.length * self.width && sin.len() == cos.len());
-            assert!(self.width % 2 == 0);
+            assert!(self.width.is_multiple_of(2));
         }
         if let Some((q, k)) = self.gains {
             assert!(q.len() == self.width && k.len() == self.width);
@@ -521,7 +521,7 @@ for_each_processor! {
 /// # Panics
 /// Lengths disagree.
 pub fn swiglu(x: &[f32], width: usize, mut y: &mut [f32], threads: usize) {
-    assert!(width > 0 && x.len() == 2 * y.len() && y.len() % width == 0);
+    assert!(width > 0 && x.len() == 2 * y.len() && y.len().is_multiple_of(width));
     let jobs = parts(y.len() / width, 4 * width, threads)
         .into_iter()
         .map(|rows| {
@@ -543,7 +543,7 @@ pub fn swiglu_back(
     mut x_slope: &mut [f32],
     threads: usize,
 ) {
-    assert!(width > 0 && x.len() == 2 * slope.len() && slope.len() % width == 0);
+    assert!(width > 0 && x.len() == 2 * slope.len() && slope.len().is_multiple_of(width));
     assert!(x_slope.len() == x.len());
     let jobs = parts(slope.len() / width, 4 * width, threads)
         .into_iter()
