@@ -83,11 +83,7 @@ impl WordCache {
 
     /// The same, where the piece may have found its own set full when it came.
     pub(crate) fn few_anywhere(&self, hash: u64, key: u128) -> Option<Few> {
-        let start = self.sets.start(hash);
-        let neighbour = self.sets.neighbour(start);
-        self.sets
-            .get_at(start, key)
-            .or_else(|| self.sets.get_at(neighbour, key))
+        self.sets.find(hash, key)
     }
 
     /// The ids of a short piece that has more than four, unless they were forgotten.
@@ -168,7 +164,7 @@ pub(crate) fn key(text: &[u8], start: usize, end: usize) -> u128 {
 
 /// The two-way table.
 #[derive(Debug)]
-struct Sets {
+pub(crate) struct Sets {
     /// Zeroed by the system, so that pages which no piece reaches cost nothing.
     words: Vec<u64>,
     /// The first word on a cache line's edge.
@@ -178,7 +174,8 @@ struct Sets {
 }
 
 impl Sets {
-    fn new(sets: usize) -> Self {
+    /// A power of two of empty sets, at least two.
+    pub(crate) fn new(sets: usize) -> Self {
         let words = vec![0; (sets + 1) * SET_WORDS];
         let base = words.as_ptr().align_offset(64).min(SET_WORDS);
         Self {
@@ -206,6 +203,25 @@ impl Sets {
     /// The set that takes what the one at `start` has no room for: the other half of 128 bytes.
     fn neighbour(&self, start: usize) -> usize {
         self.base + ((start - self.base) ^ SET_WORDS)
+    }
+
+    /// What is known of a piece, wherever it is. A set with room has sent none to its neighbour.
+    pub(crate) fn find(&self, hash: u64, key: u128) -> Option<Few> {
+        let start = self.start(hash);
+        let full = self.words[start + 5] != 0;
+        self.get_at(start, key).or_else(|| {
+            if full {
+                self.get_at(self.neighbour(start), key)
+            } else {
+                None
+            }
+        })
+    }
+
+    /// Places a piece of one id, and never grows.
+    pub(crate) fn place_one(&mut self, key: u128, id: u32) {
+        let ids = u64::from(id | 1 << COUNT_SHIFT);
+        self.place(hash_key(key), [key as u64, (key >> 64) as u64, ids, 0]);
     }
 
     #[inline(always)]

@@ -637,7 +637,7 @@ impl Memory {
                 return Ok(());
             }
         }
-        self.make(vocab, piece)?;
+        self.make(vocab, piece, key, hash)?;
         if key == 0 {
             self.cache.insert_long(hash, piece, &self.symbols);
         } else {
@@ -648,7 +648,7 @@ impl Memory {
     }
 
     /// Leaves the ids of a piece in `symbols`.
-    fn make(&mut self, vocab: &Vocab, piece: &[u8]) -> Result<()> {
+    fn make(&mut self, vocab: &Vocab, piece: &[u8], key: u128, hash: u64) -> Result<()> {
         if piece.len() >= u32::MAX as usize {
             return Err(Error::usage(format!(
                 "a piece of {} bytes without a split point is too long: the limit is 4 GiB",
@@ -656,12 +656,7 @@ impl Memory {
             )));
         }
         self.symbols.clear();
-        let whole = if vocab.takes_whole() {
-            vocab.plain_id(piece)
-        } else {
-            None
-        };
-        if let Some(id) = whole {
+        if let Some(id) = vocab.whole(piece, key, hash) {
             self.symbols.push(id);
             return Ok(());
         }

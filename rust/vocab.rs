@@ -13,6 +13,7 @@
 //! it would alone). Where some token does not, every way to cut every token into two tokens becomes a
 //! pair of that token's rank, and a piece that is itself a token is taken whole.
 
+use crate::cache::{INLINE, Sets, key};
 use crate::encode::{Scratch, merge};
 use crate::error::{Error, Result};
 use crate::formats::printable::to_bytes;
@@ -212,7 +213,12 @@ pub(crate) struct MergeTable {
     shift: u32,
     /// The same for pairs of bytes, directly: `left << 8 | right`.
     byte_pairs: Vec<u32>,
+    /// One bit for eight times the slots, set where a pair may be: most questions are about pairs that
+    /// never merge, and this answers them from an eighth of the memory.
+    filter: Vec<u64>,
     products: Vec<u32>,
+    /// Whether `products` are 256, 257, ..., so that nobody needs to read them.
+    sequential: bool,
 }
 
 impl MergeTable {
@@ -224,20 +230,37 @@ impl MergeTable {
             slots: vec![Self::EMPTY; slots],
             shift: 64 - slots.trailing_zeros(),
             byte_pairs: vec![NO_RANK; 1 << 16],
+            filter: vec![0; (slots / 8).max(1)],
             products: Vec::with_capacity(pairs),
+            sequential: true,
         }
     }
 
     /// The merge of next rank: `left` and `right` make `product`. A pair keeps its first rank.
     fn push(&mut self, left: u32, right: u32, product: u32) {
-        self.products.push(product);
+        self.make(product);
         self.pair(left, right, self.products.len() as u32 - 1);
+    }
+
+    /// The rank after the last makes `product`.
+    fn make(&mut self, product: u32) {
+        self.sequential &= product == self.products.len() as u32 + 256;
+        self.products.push(product);
+    }
+
+    /// The word of the filter, and the bit in it, for a pair's hash.
+    #[inline(always)]
+    fn filter_bit(&self, hash: u64) -> (usize, u64) {
+        let bit = (hash >> (self.shift - 3)) as usize;
+        ((bit >> 6) & (self.filter.len() - 1), 1 << (bit & 63))
     }
 
     /// Gives a pair its rank, unless it has one.
     fn pair(&mut self, left: u32, right: u32, rank: u32) {
         let key = Self::key(left, right);
         let mask = self.slots.len() - 1;
+        let (word, bit) = self.filter_bit(hash_word(key));
+        self.filter[word] |= bit;
         let mut slot = (hash_word(key) >> self.shift) as usize;
         while self.slots[slot] != Self::EMPTY {
             if self.slots[slot] >> 22 == key {
@@ -260,8 +283,13 @@ impl MergeTable {
     #[inline(always)]
     pub(crate) fn rank(&self, left: u32, right: u32) -> u32 {
         let key = Self::key(left, right);
+        let hash = hash_word(key);
+        let (word, bit) = self.filter_bit(hash);
+        if self.filter[word] & bit == 0 {
+            return NO_RANK;
+        }
         let mask = self.slots.len() - 1;
-        let mut slot = (hash_word(key) >> self.shift) as usize & mask;
+        let mut slot = (hash >> self.shift) as usize & mask;
         loop {
             let entry = self.slots[slot];
             if entry >> 22 == key {
@@ -283,7 +311,11 @@ impl MergeTable {
     /// The symbol that the merge of this rank makes.
     #[inline(always)]
     pub(crate) fn product(&self, rank: u32) -> u32 {
-        self.products[rank as usize]
+        if self.sequential {
+            rank + 256
+        } else {
+            self.products[rank as usize]
+        }
     }
 }
 
@@ -300,8 +332,9 @@ pub struct Vocab {
     specials: Vec<Special>,
     /// A piece that is a token is that token, whatever the merges say.
     whole_pieces: bool,
-    /// Whether looking a piece up among the tokens before merging it changes nothing, or is the rule.
-    takes_whole: bool,
+    /// The tokens that fit a cache key, where looking a piece up before merging it changes nothing or
+    /// is the rule; some may be missing.
+    short_tokens: Option<Sets>,
     /// Whether `merges` say all that `table` does; not so for a ranked list with unformed tokens.
     exact_merges: bool,
 }
@@ -423,6 +456,7 @@ impl Vocab {
             .map(|[left, right, _]| (left, right))
             .collect();
         let takes_whole = whole_pieces || all_form_themselves(&tokens, special_ids, &table, &ids);
+        let short_tokens = takes_whole.then(|| short_tokens(&tokens, special_ids));
         Ok(Self {
             tokens,
             index,
@@ -431,7 +465,7 @@ impl Vocab {
             table,
             specials,
             whole_pieces,
-            takes_whole,
+            short_tokens,
             exact_merges: true,
         })
     }
@@ -471,10 +505,11 @@ impl Vocab {
                     table.push(left, right, symbol);
                     merges.push((ids[left as usize], ids[right as usize]));
                 }
-                _ => table.products.push(symbol),
+                _ => table.make(symbol),
             }
         }
         let exact_merges = merges.len() == ranked.len();
+        let short_tokens = short_tokens(&tokens, &special_ids);
         if !exact_merges {
             table = pair_all_cuts(&tokens, &index, &ids)?;
         }
@@ -486,7 +521,7 @@ impl Vocab {
             table,
             specials,
             whole_pieces: !exact_merges,
-            takes_whole: true,
+            short_tokens: Some(short_tokens),
             exact_merges,
         })
     }
@@ -513,9 +548,15 @@ impl Vocab {
             .or_else(|| special().map(|special| special.id))
     }
 
-    /// The id of an ordinary token.
-    pub(crate) fn plain_id(&self, token: &[u8]) -> Option<u32> {
-        self.index.get(&self.tokens, token)
+    /// The id of a piece that need not be merged, or may not be, because it is a token. `key` and
+    /// `hash` are the word cache's, the key 0 for a long piece.
+    pub(crate) fn whole(&self, piece: &[u8], key: u128, hash: u64) -> Option<u32> {
+        let short = self.short_tokens.as_ref().filter(|_| key != 0);
+        let found = short
+            .and_then(|short| short.find(hash, key))
+            .map(|(ids, _)| ids[0]);
+        let look = || self.index.get(&self.tokens, piece);
+        found.or_else(|| if self.whole_pieces { look() } else { None })
     }
 
     /// Left and right id of each merge, in order of rank.
@@ -531,12 +572,6 @@ impl Vocab {
     /// Whether a piece that is a token is taken whole, whatever the merges say.
     pub fn whole_pieces(&self) -> bool {
         self.whole_pieces
-    }
-
-    /// Whether a piece that is a token may be looked up: it is the rule, or every token is what merging
-    /// its bytes gives.
-    pub(crate) fn takes_whole(&self) -> bool {
-        self.takes_whole
     }
 
     /// The special tokens, in the order in which they were given.
@@ -622,6 +657,20 @@ fn add_specials(
     Ok(ids)
 }
 
+/// The ordinary tokens of at most [`INLINE`] bytes, as the word cache holds pieces.
+fn short_tokens(tokens: &Tokens, specials: &HashSet<u32>) -> Sets {
+    let short = || {
+        tokens
+            .iter()
+            .filter(|(id, token)| token.len() <= INLINE && !specials.contains(id))
+    };
+    let mut sets = Sets::new((short().count() / 2).next_power_of_two().max(2));
+    for (id, token) in short() {
+        sets.place_one(key(token, 0, token.len()), id);
+    }
+    sets
+}
+
 /// Whether merging the bytes of every ordinary token gives that token.
 fn all_form_themselves(
     tokens: &Tokens,
@@ -703,6 +752,6 @@ fn pair_all_cuts(
     for (left, right, rank) in pairs {
         table.pair(left, right, rank);
     }
-    table.products = (256..ids.len() as u32).collect();
+    (256..ids.len() as u32).for_each(|symbol| table.make(symbol));
     Ok(table)
 }
