@@ -47,7 +47,8 @@ def test_a_step_takes_time_and_the_measurement_ends_early_where_steps_are_long(m
 
     monkeypatch.setattr(measure.Stepper, "gradients", counted)
     compute = Compute(torch.device("cpu"), bfloat16=False)
-    assert 0 < measure.step_seconds(config(), compute) < 5
+    monkeypatch.setattr(measure, "MAX_SECONDS", 1e9)
+    assert measure.step_seconds(config(), compute) > 0
     assert len(steps) == measure.STEPS + 1
     monkeypatch.setattr(measure, "MAX_SECONDS", 0.0)
     assert measure.step_seconds(config(), compute) > 0
