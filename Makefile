@@ -7,6 +7,8 @@ BIN := .venv/bin
 UV := $(BIN)/uv pip install --quiet --python $(BIN)/python -r pyproject.toml
 RUST_SOURCES := $(shell find rust -name '*.rs' 2>/dev/null) Cargo.toml Cargo.lock
 DEMO := demo
+DEMO_STEPS ?= 1500
+DATA ?= ../shared/data
 RUN := $(CURDIR)/$(BIN)/microgpt
 
 .DEFAULT_GOAL := help
@@ -54,13 +56,15 @@ $(DEMO)/tokenized.stamp: $(DEMO)/addition.txt | .venv/built.stamp
 	@touch $@
 
 $(DEMO)/trained.stamp: $(DEMO)/tokenized.stamp | .venv/built.stamp
-	cd $(DEMO) && if [ -e runs/addition/run.json ]; then $(RUN) train --resume addition; \
-	  else $(RUN) train addition.txt --name addition; fi
+	cd $(DEMO) && if grep -qs '"status": "finished"' runs/addition/run.json; then :; \
+	  elif [ -e runs/addition/run.json ]; then $(RUN) train --resume addition; \
+	  else $(RUN) train addition.txt --name addition --steps $(DEMO_STEPS); fi
 	@touch $@
 
 demo: .venv/built.stamp $(DEMO)/trained.stamp $(DEMO)/held_out.txt  ## train an adding machine, test it, ask it
 	cd $(DEMO) && $(RUN) eval addition held_out.txt --exact-match
 	cd $(DEMO) && $(RUN) generate '13 + 29 = ' --run addition --temperature 0 --echo
+	@echo "Talk to it: cd $(DEMO) && $(RUN) chat addition"
 
 test: .venv/built.stamp .venv/develops.stamp  ## run all tests but the slow ones, Rust and Python
 	cargo test --quiet
@@ -77,6 +81,14 @@ lint: .venv/develops.stamp  ## check style and types, Rust and Python
 	cargo fmt --check
 	cargo clippy --quiet --all-targets -- -D warnings
 	PYO3_PYTHON=$(CURDIR)/$(BIN)/python cargo clippy --quiet --all-targets --features python -- -D warnings
+
+# DATA holds the texts; NANOGPT is a checkout of github.com/karpathy/nanoGPT. Each script says more.
+bench: .venv/built.stamp .venv/develops.stamp  ## measure against the peers that are installed
+	$(BIN)/python bench/train_tokenizer.py $(DATA)/english.txt.xz $(DATA)/code.txt.xz
+	$(BIN)/python bench/encode.py $(DATA)/english.txt.xz $(DATA)/code.txt.xz --vocabularies $(DATA)/openai
+	$(BIN)/python bench/shards.py $(DATA)/wikitext-train-head.txt
+	@if [ -n "$(NANOGPT)" ]; then $(BIN)/python bench/train.py --nanogpt $(NANOGPT); \
+	  else echo "bench/train.py is left out: name a checkout with NANOGPT=PATH"; fi
 
 format: .venv/develops.stamp  ## put sources into the one form
 	$(BIN)/ruff check --fix-only --quiet
