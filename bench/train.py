@@ -79,6 +79,7 @@ def prepare(nanogpt_path: Path, folder: Path) -> None:
     theirs.mkdir(parents=True, exist_ok=True)
     for name in ("train", "val"):
         ids.astype(np.uint16).tofile(theirs / f"{name}.bin")
+    # nanoGPT reads the size of its vocabulary from a pickle; nothing of ours does.
     (theirs / "meta.pkl").write_bytes(pickle.dumps({"vocab_size": 256}))
     write_dataset_folder(folder / "data", ids.tolist(), ids[:1000].tolist())
 
