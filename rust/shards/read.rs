@@ -97,7 +97,7 @@ pub fn read_documents(
         }
         let what = format!(
             "looks binary (byte {at} is zero): name a text file (UTF-16 must be turned into UTF-8 \
-             first), or read it as it is with --format text"
+             first), or read it as it is with `microgpt tokenize --format text`"
         );
         return Err(Error::format(&source.name, what));
     }
