@@ -248,6 +248,11 @@ def _result_lines(summary: RunSummary) -> Iterator[str]:
             f"those are of step {best['step']:,}, the best; "
             f"at step {last['step']:,} the valid loss was {last['valid_loss']:.4f}"
         )
+    if (answers := summary.best_at_answers) is not None:
+        yield (
+            f"loss on answers: {answers['valid_answer_loss']:.4f} at step {answers['step']:,}, its "
+            "lowest, whose checkpoint is the one in use"
+        )
     yield from _cost_line(summary)
 
 

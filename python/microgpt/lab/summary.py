@@ -64,6 +64,13 @@ class RunSummary:
         return min(self.evaluations, key=lambda row: row["valid_loss"], default=None)
 
     @property
+    def best_at_answers(self) -> Row | None:
+        """The evaluation with the lowest loss on answers, whose checkpoint is used; None where the
+        run was not judged by answers."""
+        judged = [row for row in self.evaluations if number(row, "valid_answer_loss") is not None]
+        return min(judged, key=lambda row: row["valid_answer_loss"], default=None)
+
+    @property
     def valid_loss(self) -> float | None:
         """The lowest validation loss, in nats a token."""
         return number(self.best, "valid_loss") if self.best else None

@@ -235,6 +235,19 @@ def test_a_training_loss_below_the_entropy_is_called_learning_by_heart(
     assert "The training loss, 0.3000 nats a byte, lies below the entropy" in text
 
 
+def test_a_run_judged_by_answers_says_which_checkpoint_is_in_use(
+    make_run: MakeRun, tmp_path: Path
+) -> None:
+    run = make_run()
+    for step, loss in ((500, 0.02), (600, 0.01), (700, 0.03)):
+        run.append_metrics(
+            {"step": step, "loss": 0.6, "valid_loss": 0.7, "valid_answer_loss": loss}
+        )
+    append(run, tmp_path / "LOG.md")
+    text = (tmp_path / "LOG.md").read_text()
+    assert "loss on answers: 0.0100 at step 600" in text
+
+
 def test_nothing_in_a_sample_closes_its_fence(make_run: MakeRun, tmp_path: Path) -> None:
     append(make_run(sample="x\n```\n# 7. no heading\n\x1b[31mred"), tmp_path / "LOG.md")
     text = (tmp_path / "LOG.md").read_text()
