@@ -20,6 +20,7 @@ import shutil
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -38,13 +39,18 @@ def main() -> None:
     if arguments.only:
         print(json.dumps(measure(arguments)))
         return
-    scratch = Path(arguments.scratch)
-    scratch.mkdir(parents=True, exist_ok=True)
+    place = Path(arguments.scratch)
+    place.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix="microgpt-", dir=place) as scratch:
+        compare(arguments, Path(scratch))
+
+
+def compare(arguments: argparse.Namespace, scratch: Path) -> None:
     tokenizer = Tokenizer.train(arguments.text, vocab_size=VOCAB_SIZE)
     tokenizer.save(scratch / "tokenizer.json")
     print(
         f"{processor()}, {os.cpu_count()} cores; {tokenizer.vocab_size} ids trained on "
-        f"{arguments.text.name}, pattern {tokenizer.pattern}; into {scratch}; "
+        f"{arguments.text.name}, pattern {tokenizer.pattern}; into {scratch.parent}; "
         f"medians of {arguments.rounds}\n"
     )
     print(
@@ -57,7 +63,6 @@ def main() -> None:
         for threads in arguments.threads:
             print(row(text, copies, threads, arguments.rounds, scratch), flush=True)
         text.unlink()
-    shutil.rmtree(scratch)
 
 
 def parse() -> argparse.Namespace:
@@ -66,7 +71,7 @@ def parse() -> argparse.Namespace:
 
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("text", type=Path)
-    parser.add_argument("--scratch", default="/dev/shm/microgpt-bench")
+    parser.add_argument("--scratch", default=tempfile.gettempdir())
     parser.add_argument("--copies", type=numbers, default=[1, 10])
     parser.add_argument("--threads", type=numbers, default=[1, 2])
     parser.add_argument("--rounds", type=int, default=5)
