@@ -26,6 +26,7 @@ from pathlib import Path
 from unittest import mock
 
 import numpy as np
+from conditions import commit, on_processors, processor
 
 MEGABYTE = 1_000_000
 GPT2 = r"""'(?:[sdmt]|ll|ve|re)| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"""
@@ -108,14 +109,6 @@ def measure(name, vocabulary, path, text, arguments):
     return json.loads(done.stdout.splitlines()[-1])
 
 
-def on_processors(threads):
-    """What keeps a child on the first `threads` processors, where the system can."""
-    if not hasattr(os, "sched_setaffinity"):
-        return None
-    processors = sorted(os.sched_getaffinity(0))[:threads]
-    return lambda: os.sched_setaffinity(0, processors)
-
-
 def rows(vocabulary, text, arguments):
     """One line of the table for each encoder, measured in turns."""
     path = arguments.vocabularies / f"{VOCABULARIES[vocabulary]}.tiktoken"
@@ -142,23 +135,12 @@ def median(measured, key):
 
 
 def heading(arguments):
-    commit = subprocess.run(
-        ["git", "rev-parse", "--short", "HEAD"],
-        capture_output=True,
-        text=True,
-        check=False,
-        cwd=Path(__file__).parent,
-    ).stdout.strip()
-    processor = platform.processor() or platform.machine()
-    if (info := Path("/proc/cpuinfo")).exists():
-        names = [line for line in info.read_text().splitlines() if line.startswith("model name")]
-        processor = names[0].partition(": ")[2] if names else processor
     clock = "CPU time" if arguments.threads == 1 else "wall time"
     return [
         f"# Encoding text, {datetime.now(UTC).date().isoformat()}",
         "",
-        f"{processor}, {os.cpu_count()} processors, {platform.system()}; "
-        f"commit {commit or 'unknown'}; {arguments.threads} thread(s), {clock}; the first "
+        f"{processor()}, {os.cpu_count()} processors, {platform.system()}; "
+        f"commit {commit()}; {arguments.threads} thread(s), {clock}; the first "
         f"{arguments.limit / MEGABYTE:.0f} MB of each text; medians of {arguments.rounds} "
         f"interleaved rounds, each run a new process; equal ids checked first.",
         "",

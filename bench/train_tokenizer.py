@@ -26,6 +26,8 @@ import time
 from datetime import UTC, datetime
 from pathlib import Path
 
+from conditions import commit, on_processors, processor
+
 GPT2 = r"""'(?:[sdmt]|ll|ve|re)| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"""
 MEGABYTE = 1 << 20
 
@@ -104,19 +106,13 @@ def measure_here(name, path, size, threads):
 def measure(name, path, size, threads, interpreter):
     """One run in a new process, on `threads` processors; None where the trainer fails."""
     command = [interpreter, __file__, "--run", name, str(path), str(size), str(threads)]
-    done = subprocess.run(command, capture_output=True, check=False, preexec_fn=limit(threads))
+    done = subprocess.run(
+        command, capture_output=True, check=False, preexec_fn=on_processors(threads)
+    )
     if done.returncode:
         print(f"{name}: {done.stderr.decode(errors='replace').strip()[-300:]}", file=sys.stderr)
         return None
     return json.loads(done.stdout)
-
-
-def limit(threads):
-    """What keeps a child on the first `threads` processors, where the system can."""
-    if not hasattr(os, "sched_setaffinity"):
-        return None
-    processors = sorted(os.sched_getaffinity(0))[:threads]
-    return lambda: os.sched_setaffinity(0, processors)
 
 
 def compare(path, size, arguments):
@@ -148,23 +144,12 @@ def median(measured, key):
 
 
 def heading(arguments):
-    commit = subprocess.run(
-        ["git", "rev-parse", "--short", "HEAD"],
-        capture_output=True,
-        text=True,
-        check=False,
-        cwd=Path(__file__).parent,
-    ).stdout.strip()
-    processor = platform.processor() or platform.machine()
-    if (info := Path("/proc/cpuinfo")).exists():
-        names = [line for line in info.read_text().splitlines() if line.startswith("model name")]
-        processor = names[0].partition(": ")[2] if names else processor
     date = datetime.now(UTC).date().isoformat()
     return [
         f"# Training a tokenizer, {date}",
         "",
-        f"{processor}, {os.cpu_count()} processors, {platform.system()}; "
-        f"commit {commit or 'unknown'}; {arguments.threads} thread(s); "
+        f"{processor()}, {os.cpu_count()} processors, {platform.system()}; "
+        f"commit {commit()}; {arguments.threads} thread(s); "
         f"medians of {arguments.rounds} interleaved rounds, each run a new process; "
         "gpt2 pattern, ties by ids, equal merges checked first.",
         "",

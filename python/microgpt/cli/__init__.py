@@ -29,7 +29,7 @@ COMMANDS = {
 }
 """Command names, in the order of a newcomer's day, and what each does."""
 
-TRAINING_PACKAGES = ("torch", "safetensors", "tqdm", "tomli_w", "prompt_toolkit")
+TRAINING_PACKAGES = ("torch", "safetensors", "tomli_w", "prompt_toolkit")
 """Modules that come with the extra `train`."""
 
 _INTERRUPTED = 130
