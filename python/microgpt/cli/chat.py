@@ -92,11 +92,13 @@ class Chat:
         config, model = self.loaded.config.model, self.session.model
         best = self.loaded.checkpoint.state.get("best") or {}
         loss = best.get("valid_loss")
+        on_answers = self.loaded.config.data.answers_after is not None
+        judged = "validation loss on answers" if on_answers else "validation loss"
         facts = [
             self.loaded.run.name,
             f"{model.parameter_count():,} parameters",
             f"step {self.loaded.checkpoint.step:,}",
-            *([f"validation loss {loss:.4f}"] if isinstance(loss, float) else []),
+            *([f"{judged} {loss:.4f}"] if isinstance(loss, float) else []),
             f"context {config.context}",
         ]
         return (
