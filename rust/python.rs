@@ -542,6 +542,20 @@ impl Tokenizer {
         Ok(self.0.vocab().id(&text_bytes(token)?))
     }
 
+    /// The bytes of every id, None for a gap.
+    fn tokens<'py>(&self, py: Python<'py>) -> Vec<Option<Bound<'py, PyBytes>>> {
+        let tokens = self.0.vocab().tokens();
+        (0..tokens.len() as u32)
+            .map(|id| tokens.get(id))
+            .map(|token| (!token.is_empty()).then(|| PyBytes::new(py, token)))
+            .collect()
+    }
+
+    fn unreachable_ids<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyArray1<u32>>> {
+        let ids = py.detach(|| self.0.unreachable()).map_err(to_python)?;
+        Ok(PyArray1::from_vec(py, ids))
+    }
+
     #[getter]
     fn vocab_size(&self) -> usize {
         self.0.vocab().size()

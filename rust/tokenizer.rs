@@ -177,7 +177,10 @@ impl Tokenizer {
         self.fingerprint.get_or_init(|| {
             let mut hash = Sha256::new();
             hash.update(b"microgpt-tokenizer-1\0");
-            hash.update(self.pattern.regex().as_bytes());
+            // Where ids are bytes, it does not matter how text is cut.
+            if !self.vocab.is_bytes() {
+                hash.update(self.pattern.regex().as_bytes());
+            }
             hash.update([0]);
             self.vocab.digest(&mut hash);
             hash.finalize()
@@ -382,6 +385,21 @@ impl Tokenizer {
         Error::usage(format!(
             "id {id} has no token: {limit} this vocabulary's {size}"
         ))
+    }
+
+    /// The ordinary ids, ascending, that no text gives: merging their bytes ends in other tokens.
+    ///
+    /// # Errors
+    /// [`Error::Usage`] where a user's regex gives up.
+    pub fn unreachable(&self) -> Result<Vec<u32>> {
+        let mut unreachable = Vec::new();
+        for id in self.vocab.unformed() {
+            let is_piece = || Ok(self.split(self.vocab.tokens().get(id))?.len() == 1);
+            if !self.vocab.whole_pieces() || !is_piece()? {
+                unreachable.push(id);
+            }
+        }
+        Ok(unreachable)
     }
 
     /// Cuts `text` at special tokens, and what lies between into parts of about `size` bytes.

@@ -455,7 +455,10 @@ impl Vocab {
             .into_iter()
             .map(|[left, right, _]| (left, right))
             .collect();
-        let takes_whole = whole_pieces || all_form_themselves(&tokens, special_ids, &table, &ids);
+        let takes_whole = whole_pieces
+            || unformed(&tokens, special_ids, &table, &ids)
+                .next()
+                .is_none();
         let short_tokens = takes_whole.then(|| short_tokens(&tokens, special_ids));
         Ok(Self {
             tokens,
@@ -569,6 +572,12 @@ impl Vocab {
         self.exact_merges
     }
 
+    /// The ordinary tokens, ascending, that merging their bytes does not give.
+    pub(crate) fn unformed(&self) -> Vec<u32> {
+        let specials = self.specials.iter().map(|special| special.id).collect();
+        unformed(&self.tokens, &specials, &self.table, &self.ids).collect()
+    }
+
     /// Whether a piece that is a token is taken whole, whatever the merges say.
     pub fn whole_pieces(&self) -> bool {
         self.whole_pieces
@@ -671,22 +680,23 @@ fn short_tokens(tokens: &Tokens, specials: &HashSet<u32>) -> Sets {
     sets
 }
 
-/// Whether merging the bytes of every ordinary token gives that token.
-fn all_form_themselves(
-    tokens: &Tokens,
-    specials: &HashSet<u32>,
-    table: &MergeTable,
-    ids: &[u32],
-) -> bool {
+/// The ordinary tokens whose bytes merge into something else, ascending.
+fn unformed<'a>(
+    tokens: &'a Tokens,
+    specials: &'a HashSet<u32>,
+    table: &'a MergeTable,
+    ids: &'a [u32],
+) -> impl Iterator<Item = u32> + 'a {
     let (mut scratch, mut symbols) = (Scratch::default(), Vec::new());
+    let mut forms = move |id: u32, token: &[u8]| {
+        symbols.clear();
+        merge(table, token, &mut scratch, &mut symbols);
+        matches!(symbols[..], [symbol] if ids[symbol as usize] == id)
+    };
     tokens
         .iter()
-        .filter(|(id, _)| !specials.contains(id))
-        .all(|(id, token)| {
-            symbols.clear();
-            merge(table, token, &mut scratch, &mut symbols);
-            matches!(symbols[..], [symbol] if ids[symbol as usize] == id)
-        })
+        .filter(move |&(id, token)| !specials.contains(&id) && !forms(id, token))
+        .map(|(id, _)| id)
 }
 
 /// Refuses a special token that files would write as they write an ordinary one.

@@ -87,12 +87,20 @@ impl SpelledMerges {
 pub fn save(tokenizer: &Tokenizer, vocab: &Path, merges: &Path) -> Result<()> {
     require_plain_merges(tokenizer, vocab)?;
     let known = tokenizer.vocab();
-    if tokenizer.pattern().name() != "gpt2" || known.whole_pieces() {
-        return Err(Error::usage(format!(
-            "cannot write {}: vocab.json and merges.txt mean GPT-2's pattern, and this tokenizer's is {}; save it as tokenizer.json",
-            vocab.display(),
+    let cannot = |why: String| {
+        Err(Error::usage(format!(
+            "cannot write {}: {why}; save it as tokenizer.json",
+            vocab.display()
+        )))
+    };
+    if tokenizer.pattern().name() != "gpt2" && !known.is_bytes() {
+        return cannot(format!(
+            "vocab.json and merges.txt mean GPT-2's pattern, and this tokenizer's is {}",
             tokenizer.pattern().name()
-        )));
+        ));
+    }
+    if known.whole_pieces() {
+        return cannot("some of its tokens are made by no merge".into());
     }
     let lines: Vec<String> = written_tokens(known)
         .iter()

@@ -21,6 +21,7 @@ from microgpt.errors import MicrogptError, MissingExtraError
 
 COMMANDS = {
     "tokenize": "Train a tokenizer on text and write the text as token shards.",
+    "tokenizer": "Inspect, compare and convert tokenizers.",
     "train": "Train a small GPT on a text file or a dataset.",
     "chat": "Talk to a trained model.",
     "generate": "Continue a prompt, for scripts.",

@@ -23,6 +23,8 @@ Names = Literal["all"] | Iterable[str]
 
 PATTERNS = ("gpt2", "cl100k", "o200k", "llama3", "qwen2", "none")
 TIES = ("ids", "hf", "lexical", "first")
+VOCAB_NAMES, MERGES_NAMES = ("vocab.json", "encoder.json"), ("merges.txt", "vocab.bpe")
+"""GPT-2's pair of files, as Hugging Face and as OpenAI name them."""
 
 
 class Tokenizer:
@@ -158,23 +160,35 @@ class Tokenizer:
         return cls(_core.Tokenizer.from_merges(pairs, pattern, _texts(special_tokens)))
 
     @classmethod
-    def from_file(cls, path: PathLikeStr, pattern: str | None = None) -> Tokenizer:
+    def from_file(
+        cls,
+        path: PathLikeStr,
+        pattern: str | None = None,
+        special_tokens: Mapping[str, int] | None = None,
+    ) -> Tokenizer:
         """The tokenizer in a file or folder, in whichever format its name says.
 
-        `*.json` is a `tokenizer.json`, `*.tiktoken` is ranks (which need a pattern: given, or known
-        from a published name such as `cl100k_base.tiktoken`), and a folder holds `tokenizer.json`
-        or `vocab.json` with `merges.txt`.
+        `*.json` is a `tokenizer.json`, but `vocab.json` comes with a `merges.txt` beside it;
+        `*.tiktoken` is ranks (which need a pattern: given, or known from a published name such as
+        `cl100k_base.tiktoken`) and may be given special tokens, as in `from_tiktoken`; a folder
+        holds a `tokenizer.json`, or that pair.
         """
         path = Path(fspath(path))
         if path.suffix == ".tiktoken":
-            return cls.from_tiktoken(path, pattern or _published_pattern(path))
+            return cls.from_tiktoken(path, pattern or _published_pattern(path), special_tokens)
         if pattern is not None:
             raise UsageError(f"{path} says its own pattern; pattern={pattern!r} is for .tiktoken")
-        if path.is_dir() and not (path / "tokenizer.json").exists():
-            for vocab in ("vocab.json", "encoder.json"):
-                for merges in ("merges.txt", "vocab.bpe"):
-                    if (path / vocab).exists() and (path / merges).exists():
-                        return cls.from_gpt2(path / vocab, path / merges)
+        if special_tokens is not None:
+            raise UsageError(
+                f"{path} says its own special tokens; special_tokens= is for .tiktoken"
+            )
+        is_folder = path.is_dir()
+        if path.name in VOCAB_NAMES or (is_folder and not (path / "tokenizer.json").exists()):
+            folder, vocabs = (path, VOCAB_NAMES) if is_folder else (path.parent, (path.name,))
+            for vocab in vocabs:
+                for merges in MERGES_NAMES:
+                    if (folder / vocab).exists() and (folder / merges).exists():
+                        return cls.from_gpt2(folder / vocab, folder / merges)
         return cls.from_huggingface(path)
 
     @classmethod
@@ -395,6 +409,18 @@ class Tokenizer:
         """The id whose bytes are exactly these, or None; a special token is known by its text."""
         return self._core.token_id(token)
 
+    def tokens(self) -> list[bytes | None]:
+        """The bytes of every id, in order; None for an id without a token.
+
+        >>> Tokenizer.from_merges([(104, 105)]).tokens()[255:]
+        [b'\\xff', b'hi']
+        """
+        return self._core.tokens()
+
+    def unreachable_ids(self) -> NDArray[np.uint32]:
+        """The ordinary ids that no text gives, because merging their bytes ends in other tokens."""
+        return self._core.unreachable_ids()
+
     @property
     def vocab_size(self) -> int:
         """One more than the largest id: bytes, merges and special tokens, gaps included."""
@@ -522,6 +548,6 @@ def _published_pattern(path: Path) -> str:
     known["o200k_base"] = "o200k"
     if path.stem not in known:
         raise UsageError(
-            f"{path} holds no pattern; pass pattern= one of {', '.join(PATTERNS)}, or a regex"
+            f"{path} holds no pattern; give one of {', '.join(PATTERNS)}, or a regex, as pattern"
         )
     return known[path.stem]
