@@ -183,6 +183,9 @@ class OptimizerConfig:
     """Decoupled decay, on matrices only."""
     clip: float | None = 1.0
     """Largest global gradient norm; None: no clipping."""
+    average_share: float | None = 0.2
+    """The model is the average of the weights over about this share of the steps so far; None: it
+    is the last weights."""
 
     def __post_init__(self) -> None:
         for name in ("muon_lr", "lr", "eps"):
@@ -193,6 +196,10 @@ class OptimizerConfig:
             _require(0 <= value < 1, f"{name} is {value}, but must lie in [0, 1)")
         _require(self.weight_decay >= 0, f"weight_decay is {self.weight_decay}: not below 0")
         _require(self.clip is None or self.clip > 0, f"clip is {self.clip}, but must be positive")
+        _require(
+            self.average_share is None or 0 < self.average_share <= 1,
+            f"average_share is {self.average_share}, but must lie in (0, 1] (off: no average)",
+        )
 
 
 @dataclass(frozen=True)

@@ -36,6 +36,7 @@ PRESETS: dict[str, dict[str, Any]] = {
             "beta2": 0.999,
             "weight_decay": 0.01,
             "clip": None,
+            "average_share": None,
         },
         "schedule": {
             "shape": "cosine",
@@ -73,6 +74,7 @@ PRESETS: dict[str, dict[str, Any]] = {
             "beta2": 0.999,
             "weight_decay": 0.1,
             "clip": 1.0,
+            "average_share": None,
         },
         "schedule": {"shape": "constant", "warmup_steps": 0},
         "training": {"batch_rows": 32},
@@ -93,6 +95,7 @@ PRESETS: dict[str, dict[str, Any]] = {
             "beta2": 0.999,
             "weight_decay": 0.1,
             "clip": 1.0,
+            "average_share": None,
         },
         "schedule": {"shape": "cosine", "final": 0.1},
         "training": {"batch_rows": 32},

@@ -92,6 +92,7 @@ def _load(name: str, device: str, last: bool) -> _Loaded:
 
 
 def _loss(loaded: _Loaded, data: Path, side: str, stride: int | None) -> dict[str, Any]:
+    from microgpt.data.lines import line_rules
     from microgpt.training.evaluate import evaluate
 
     context = loaded.model.config.context
@@ -102,8 +103,9 @@ def _loss(loaded: _Loaded, data: Path, side: str, stride: int | None) -> dict[st
     ids, text_bytes = _ids(loaded, data, side)
     if ids.tokens < 2:
         raise DataError(f"{data} has {ids.tokens} tokens, but a loss takes at least 2")
+    lines = line_rules(loaded.run.read_config().data, loaded.tokenizer).evaluation
     measured = evaluate(
-        loaded.model, ids, text_bytes, context, loaded.compute, rows=64, stride=stride
+        loaded.model, ids, text_bytes, context, loaded.compute, rows=64, stride=stride, lines=lines
     )
     return {
         "loss": measured.loss,

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -16,8 +16,8 @@ from microgpt.config import from_text, merged, read_toml
 from microgpt.errors import CheckpointError, TrainingError, UsageError
 
 if TYPE_CHECKING:
-    from microgpt.config import RunConfig
-    from microgpt.data.loader import LineRules
+    from microgpt.config import DataConfig, RunConfig
+    from microgpt.data.lines import Rules
     from microgpt.data.shards import Dataset
     from microgpt.run_folder import RunFolder
     from microgpt.text.tokenizer import Tokenizer
@@ -28,13 +28,6 @@ ANSWER_SAMPLE_TOKENS = 65_536
 FEWEST_ANSWERS = 20
 ANSWER_SHARE = 0.95
 """Lines that must hold one "=" for what follows it to be taken for answers."""
-
-
-class Rules(NamedTuple):
-    """What lines mean: for the rows of training, and for judging answers. None: nothing."""
-
-    training: LineRules | None
-    answers: LineRules | None
 
 
 PARAMETERS_FLAG = "--params"
@@ -210,20 +203,17 @@ def _begin(path: str, options: Mapping[str, Any], log: Path) -> None:
     given = _given(options)
     dataset = _dataset(path, options)
     config, plan = _planned(given, dataset, options["parameters"])
+    from microgpt.data.lines import line_rules
     from microgpt.model.sizes import parameter_count
     from microgpt.run_folder import RUNS, RunFolder
     from microgpt.text.tokenizer import Tokenizer
 
     tokenizer = Tokenizer.from_file(dataset.tokenizer_path)
     data = replace(config.data, path=path, dataset=str(dataset.folder))
-    if data.answers_after is None and (marker := _answers_after(dataset, tokenizer)):
-        data = replace(data, answers_after=marker)
-        plan.append(
-            f"note   lines have answers after {marker!r}: the best checkpoint is that with the "
-            "lowest validation loss on those"
-        )
+    data, remarks = _with_answers(data, given.get("data", {}), dataset, tokenizer)
+    plan += [f"note   {remark}" for remark in remarks]
     config = replace(config, data=data)
-    rules = _line_rules(config, tokenizer)
+    rules = line_rules(config.data, tokenizer)
     size = f"{parameter_count(config.model) / 1e6:.2g}M"
     run = RunFolder.create(RUNS, options["name"], stem=f"{_stem(path)}-{size}")
     with run.lock():
@@ -231,6 +221,32 @@ def _begin(path: str, options: Mapping[str, Any], log: Path) -> None:
         _write_facts(run, config, dataset, path)
         click.echo("\n".join([f"run    {run.path}", *plan]), err=True)
         _carry_out(run, config, dataset, rules, log)
+
+
+def _with_answers(
+    data: DataConfig, given: Mapping[str, Any], dataset: Dataset, tokenizer: Tokenizer
+) -> tuple[DataConfig, list[str]]:
+    """Decides what `given` leaves open where lines have answers, and says so."""
+    marker = data.answers_after or _answers_after(dataset, tokenizer)
+    if marker is None:
+        return data, []
+    remarks = []
+    if data.answers_after is None:
+        remarks.append(
+            f"lines have answers after {marker!r}: the best checkpoint is that with the lowest "
+            "validation loss on those"
+        )
+    if "align" not in given:
+        data = replace(data, align="lines")
+        remarks.append(
+            "rows begin where lines do, as a question asked by itself does (--align off: anywhere)"
+        )
+    if data.loss_after is None:
+        remarks.append(
+            f"questions are learnt too; --loss-after {marker!r} learns answers alone, which are "
+            "no better for it, but cannot make up questions"
+        )
+    return replace(data, answers_after=marker), remarks
 
 
 def _stem(path: str) -> str:
@@ -319,6 +335,7 @@ def _write_facts(run: RunFolder, config: RunConfig, dataset: Dataset, path: str)
 
 
 def _resume(name: str, log: Path) -> None:
+    from microgpt.data.lines import line_rules
     from microgpt.data.shards import Dataset
     from microgpt.run_folder import RUNS, RunFolder, now
     from microgpt.text.tokenizer import Tokenizer
@@ -346,7 +363,7 @@ def _resume(name: str, log: Path) -> None:
                 f"{dataset.folder} is not the dataset that run {run.name!r} was trained on: put "
                 "that one back, or start a new run"
             )
-        rules = _line_rules(config, Tokenizer.from_file(run.tokenizer_path))
+        rules = line_rules(config.data, Tokenizer.from_file(run.tokenizer_path))
         run.update_facts(status="running", resumed=now(), reason=None, finished=None)
         _carry_out(run, config, dataset, rules, log)
 
@@ -406,43 +423,13 @@ def _train(
     tokenizer = Tokenizer.from_file(run.tokenizer_path)
     with Progress("train", config.training.steps or 0, "steps") as progress:
         display = _Display(progress)
-        trainer = Trainer(run, config, dataset, display, _sampler(tokenizer), *rules)
+        trainer = Trainer(
+            run, config, dataset, display, _sampler(tokenizer), rules.training, rules.answers
+        )
         if trainer.position.step:
             progress.stage("train", config.training.steps or 0, start=trainer.position.step)
             progress.write(f"going on from step {trainer.position.step:,}")
         return trainer.train(), trainer
-
-
-def _line_rules(config: RunConfig, tokenizer: Tokenizer) -> Rules:
-    """Returns which ids end lines and which hold the markers, where the settings ask for it."""
-    data = config.data
-    learned = data.align is not None or data.loss_after is not None
-    if not learned and data.answers_after is None:
-        return Rules(None, None)
-    import numpy as np
-
-    from microgpt.data.loader import LineRules
-
-    tokens = [tokenizer.token_bytes(id) for id in range(tokenizer.vocab_size)]
-    ends = np.array([token.endswith(b"\n") for token in tokens])
-
-    def marks(flag: str, marker: str | None) -> Any:
-        if marker is None:
-            return None
-        held = np.array([marker.encode() in token for token in tokens])
-        if not held.any():
-            raise UsageError(
-                f"{flag} is {marker!r}, but no single token holds it: give one character, "
-                "or use --byte"
-            )
-        return held
-
-    training = LineRules(ends, data.align == "lines", marks("--loss-after", data.loss_after))
-    answers = marks("--answers-after", data.answers_after)
-    return Rules(
-        training if learned else None,
-        None if answers is None else LineRules(ends, marks=answers),
-    )
 
 
 def _answers_after(dataset: Dataset, tokenizer: Tokenizer) -> str | None:

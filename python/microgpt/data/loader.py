@@ -6,8 +6,9 @@ that differs by epoch. The order is a keyed permutation computed for the asked i
 Feistel network that walks its cycle back into range: Black and Rogaway 2002), so it takes no memory
 however many windows there are.
 
-On text made of lines, rows can begin at line starts (`LineRules.align`), and targets can be limited
-to what follows a marker such as `=` up to the end of its line (`LineRules.marks`).
+On text made of lines, rows can begin where lines do (`LineRules.align`): with the end of the line
+before, behind which a question is asked by itself too. Targets can be limited to what follows a
+marker such as `=` up to the end of its line (`LineRules.marks`).
 """
 
 from __future__ import annotations
@@ -58,11 +59,19 @@ class LineRules:
     """What ids mean for lines; each table has an entry for every id of the vocabulary."""
 
     ends: NDArray[np.bool_]
-    """True for ids whose text ends in a line feed."""
+    """True for ids behind which a line begins: they end in a line feed, or part texts."""
     align: bool = False
-    """Rows begin at line starts."""
+    """Rows begin with line ends, so that their first line is whole."""
+    begin: int | None = None
+    """Takes the place of the line end that an aligned row begins with: the id that begins texts,
+    where the tokenizer has one. None: the line end stays."""
     marks: NDArray[np.bool_] | None = None
     """True for ids whose text holds the marker; with it only the rest of the line is a target."""
+
+    def begun(self, rows: NDArray[np.int64]) -> None:
+        """Puts `begin` in the place of the line ends that `rows` (rows, ids) begin with."""
+        if self.begin is not None:
+            rows[self.ends[rows[:, 0]], 0] = self.begin
 
 
 class Loader:
@@ -91,7 +100,7 @@ class Loader:
         pairs = split.tokens - 1
         self.rows_per_epoch = max(1, (pairs - context + 1) // context)
         self._phases = pairs - self.rows_per_epoch * context + 1
-        self._line_starts = _line_starts(split, lines.ends) if lines and lines.align else None
+        self._line_ends = _line_ends(split, lines.ends) if lines and lines.align else None
         self._block: tuple[int, NDArray[np.int64]] | None = None
 
     def batch(self, step: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
@@ -99,6 +108,8 @@ class Loader:
         rows = np.empty((self.batch_rows, self.context + 1), np.int64)
         for row, start in zip(rows, self._starts(step).tolist(), strict=True):
             row[:] = self.split.read(start, self.context + 1)
+        if self.lines is not None and self.lines.align:
+            self.lines.begun(rows)
         inputs, targets = rows[:, :-1], rows[:, 1:]
         if self.lines is not None and self.lines.marks is not None:
             counted = after_marks(inputs, self.lines.marks, self.lines.ends)
@@ -126,10 +137,10 @@ class Loader:
         phases = _key(self.seed, _PHASE, epochs) % np.uint64(self._phases)
         places = shuffled(indices, self.rows_per_epoch, _key(self.seed, _ORDER, epochs))
         starts = (phases + places * np.uint64(self.context)).astype(np.int64)
-        if self._line_starts is None:
+        if self._line_ends is None:
             return starts
-        before = np.searchsorted(self._line_starts, starts, "right") - 1
-        aligned = self._line_starts[before]
+        before = np.searchsorted(self._line_ends, starts, "right") - 1
+        aligned = self._line_ends[before]
         # A line longer than the context would be entered at its start over and over.
         return np.where(starts - aligned < self.context, aligned, starts)
 
@@ -173,13 +184,13 @@ def _mixed(values: U64) -> U64:
     return values ^ (values >> np.uint64(31))
 
 
-def _line_starts(split: Ids, ends: NDArray[np.bool_]) -> NDArray[np.int64]:
-    """Where lines begin, the first id's place always among them; one pass over the ids."""
+def _line_ends(split: Ids, ends: NDArray[np.bool_]) -> NDArray[np.int64]:
+    """Where lines end, the first id's place always among them; one pass over the ids."""
     found = [np.zeros(1, np.int64)]
     chunk = 1 << 24
     for start in range(0, split.tokens - 1, chunk):
         ids = split.read(start, min(chunk, split.tokens - 1 - start))
-        found.append(np.flatnonzero(ends[ids]) + (start + 1))
+        found.append(np.flatnonzero(ends[ids]) + start)
     return np.concatenate(found)
 
 

@@ -83,17 +83,19 @@ def training_memory(
     rows: int,
     *,
     optimizer: str = "adamw",
+    averaged: bool = False,
     activation_bytes: int = 4,
     recompute_activations: bool = False,
 ) -> MemoryEstimate:
     """Returns what a step on `rows` rows of `config.context` tokens holds.
 
     Weights and gradients are float32. AdamW keeps two numbers a weight, Muon one for each matrix
-    in a block. `activation_bytes` is 2 under bfloat16.
+    in a block, and one more is kept where weights are `averaged`. `activation_bytes` is 2 under
+    bfloat16.
     """
     count = parameter_count(config)
     block_matrices = _matrix_parameters(config) - config.vocab_size * config.n_embd
-    states = 2 * count - (block_matrices if optimizer == "muon" else 0)
+    states = (2 + averaged) * count - (block_matrices if optimizer == "muon" else 0)
     tokens = rows * config.context
     block = _activations_per_token(config)
     stream = config.n_embd

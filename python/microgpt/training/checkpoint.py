@@ -1,11 +1,13 @@
 """What a run must remember to go on as if it had never stopped.
 
 Weights and the optimizer's moments are tensors; the rest is a few numbers, because the data order
-and dropout's noise are functions of (seed, step).
+and dropout's noise are functions of (seed, step). Where weights are averaged, the average is the
+model, and the weights that training goes on with lie beside the moments.
 """
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,10 +18,13 @@ from microgpt.errors import CheckpointError
 from microgpt.model.gpt import GPT
 from microgpt.model.weights import load_weights, save_weights
 from microgpt.run_folder import Checkpoint, RunFolder
+from microgpt.training.average import Average
 from microgpt.training.optimizer import Optimizer
 
 WEIGHTS_FILE = "model.safetensors"
 OPTIMIZER_FILE = "optimizer.safetensors"
+_UNAVERAGED = "weights."
+"""Begins the names of the weights that training goes on with, in the optimizer's file."""
 
 
 @dataclass
@@ -42,6 +47,7 @@ def save(
     position: Position,
     model: GPT,
     optimizer: Optimizer,
+    average: Average | None,
     tokenizer_fingerprint: str,
 ) -> Checkpoint:
     """Writes a checkpoint of this moment.
@@ -59,16 +65,20 @@ def save(
         "tokenizer_fingerprint": tokenizer_fingerprint,
     }
     writers = {
-        WEIGHTS_FILE: lambda path: _refusing(lambda: save_weights(model, path)),
-        OPTIMIZER_FILE: lambda path: _refusing(lambda: _save_optimizer(optimizer, path)),
+        WEIGHTS_FILE: lambda path: _refusing(lambda: _save_model(model, average, path)),
+        OPTIMIZER_FILE: lambda path: _refusing(lambda: _save_optimizer(optimizer, average, path)),
     }
     return run.write_checkpoint(position.step, state, writers)
 
 
 def restore(
-    checkpoint: Checkpoint, model: GPT, optimizer: Optimizer, tokenizer_fingerprint: str
+    checkpoint: Checkpoint,
+    model: GPT,
+    optimizer: Optimizer,
+    average: Average | None,
+    tokenizer_fingerprint: str,
 ) -> Position:
-    """Brings model and optimizer to the checkpoint's moment, and returns how far that was.
+    """Brings model, optimizer and average to the checkpoint's moment; returns how far that was.
 
     Raises:
         CheckpointError: it belongs to another tokenizer or model.
@@ -82,9 +92,15 @@ def restore(
     load_weights(model, checkpoint.path / WEIGHTS_FILE)
     path = checkpoint.path / OPTIMIZER_FILE
     try:
-        optimizer.load(safetensors.torch.load_file(path))
+        tensors = safetensors.torch.load_file(path)
     except (OSError, safetensors.SafetensorError) as error:
         raise CheckpointError(f"cannot read {path}: {error}") from error
+    unaveraged = [name for name in tensors if name.startswith(_UNAVERAGED)]
+    weights = {name.removeprefix(_UNAVERAGED): tensors.pop(name) for name in unaveraged}
+    if average is not None:
+        # A checkpoint of a run without averages begins with one of its weights alone.
+        average.restore(weights or average.weights())
+    optimizer.load(tensors)
     best = state["best"] or {}
     return Position(
         step=checkpoint.step,
@@ -96,9 +112,17 @@ def restore(
     )
 
 
-def _save_optimizer(optimizer: Optimizer, path: Path) -> None:
+def _save_model(model: GPT, average: Average | None, path: Path) -> None:
+    with nullcontext() if average is None else average.in_place():
+        save_weights(model, path)
+
+
+def _save_optimizer(optimizer: Optimizer, average: Average | None, path: Path) -> None:
+    state = optimizer.state()
+    if average is not None:
+        state |= {_UNAVERAGED + name: value for name, value in average.weights().items()}
     # Momenta of one shape share a stack, and safetensors wants each tensor by itself.
-    tensors = {name: value.cpu().clone() for name, value in optimizer.state().items()}
+    tensors = {name: value.cpu().clone() for name, value in state.items()}
     safetensors.torch.save_file(tensors, path)
 
 

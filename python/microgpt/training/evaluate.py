@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -58,7 +59,9 @@ def evaluate(
     Windows of `context` follow one another by `stride` (None: `context`, none overlap); each token
     but the split's first is predicted once, in the first window that reaches it, so after at least
     `context - stride` others (fewer near the start). With `max_tokens`, evenly spread windows that
-    hold about so many. The split must have at least two tokens.
+    hold about so many. Where rows are aligned (`lines`), a window leaves out the torn line that it
+    would begin with, and begins with the first line end among what is not counted. The split must
+    have at least two tokens.
     """
     total, count = 0.0, 0
     was_training = model.training
@@ -71,6 +74,12 @@ def evaluate(
     model.train(was_training)
     loss = total / count if count else math.nan
     return Evaluation(loss, count, text_bytes / max(1, split.tokens))
+
+
+def _torn(ids: NDArray[Any], lines: LineRules) -> int:
+    """Returns how many of `ids` stand before the first line end."""
+    found = np.flatnonzero(lines.ends[ids])
+    return int(found[0]) if found.size else 0
 
 
 def _batches(
@@ -93,9 +102,15 @@ def _batches(
         ids = np.zeros((len(group), context + 1), np.int64)
         targets = np.full((len(group), context), IGNORED, np.int64)
         for row, start in enumerate(group):
-            length = min(context, pairs - start)
-            ids[row, : length + 1] = split.read(start, length + 1)
+            window = split.read(start, min(context, pairs - start) + 1)
             fresh = 0 if start == 0 else context - stride
+            if lines is not None and lines.align:
+                torn = _torn(window[: fresh + 1], lines)
+                window, fresh = window[torn:], fresh - torn
+            length = len(window) - 1
+            ids[row, : length + 1] = window
+            if lines is not None and lines.align:
+                lines.begun(ids[row : row + 1])
             targets[row, fresh:length] = ids[row, fresh + 1 : length + 1]
         if lines is not None and lines.marks is not None:
             counted = after_marks(ids[:, :-1], lines.marks, lines.ends)

@@ -190,6 +190,7 @@ def _micro_batch_rows(config: RunConfig, rows: int, machine: Machine) -> int:
                 config.model,
                 rows // parts,
                 optimizer=config.optimizer.name,
+                averaged=config.optimizer.average_share is not None,
                 activation_bytes=bytes_each,
             ).total
             if needed <= MEMORY_SHARE * machine.gpu_memory_bytes:

@@ -7,6 +7,7 @@ as one that was never stopped (on a CPU, with the same number of threads).
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import math
 import time
@@ -26,6 +27,7 @@ from microgpt.errors import TrainingError
 from microgpt.model.gpt import GPT
 from microgpt.run_folder import RunFolder
 from microgpt.training import checkpoint, schedule
+from microgpt.training.average import Average
 from microgpt.training.checkpoint import Position
 from microgpt.training.evaluate import Evaluation, evaluate
 from microgpt.training.interrupt import Interrupt
@@ -93,6 +95,8 @@ class Trainer:
             torch.set_num_threads(settings.threads)
         self.model = initialized_model(config, self.compute)
         self.optimizer = Optimizer(self.model, config.optimizer)
+        share = config.optimizer.average_share
+        self.average = None if share is None else Average(self.model, share)
         self.stepper = Stepper(self.model, config, self.compute)
         self.loader = Loader(
             dataset.train, config.model.context, settings.batch_rows, config.data.seed, lines
@@ -136,11 +140,17 @@ class Trainer:
         if newest is None:
             return Position()
         fingerprint = self.dataset.manifest.tokenizer.fingerprint
-        return checkpoint.restore(newest, self.model, self.optimizer, fingerprint)
+        return checkpoint.restore(newest, self.model, self.optimizer, self.average, fingerprint)
 
     def _save(self) -> None:
         fingerprint = self.dataset.manifest.tokenizer.fingerprint
-        checkpoint.save(self.run, self.position, self.model, self.optimizer, fingerprint)
+        checkpoint.save(
+            self.run, self.position, self.model, self.optimizer, self.average, fingerprint
+        )
+
+    def _averaged(self) -> contextlib.AbstractContextManager[None]:
+        """While it lasts, the model is what is saved: where asked for, the weights' average."""
+        return contextlib.nullcontext() if self.average is None else self.average.in_place()
 
     def _step(self) -> dict[str, Any]:
         """Does one step and returns its row of metrics."""
@@ -153,6 +163,8 @@ class Trainer:
             raise TrainingError(self._not_a_number(number, loss))
         factor = schedule.factor(self.config.schedule, number, self.steps)
         self.optimizer.step(number, factor)
+        if self.average is not None:
+            self.average.update(number)
         self.position.step = number
         self.position.tokens += inputs.size
         return {
@@ -180,12 +192,13 @@ class Trainer:
         position = self.position
         if self.dataset.valid.tokens < 2:
             return False
-        measured = self._measured(self.lines)
-        row["valid_loss"] = judged = measured.loss
-        row["perplexity"] = measured.perplexity
-        row["bits_per_byte"] = measured.bits_per_byte
-        if self.answers is not None:
-            row["valid_answer_loss"] = judged = self._measured(self.answers).loss
+        with self._averaged():
+            measured = self._measured(self.lines)
+            row["valid_loss"] = judged = measured.loss
+            row["perplexity"] = measured.perplexity
+            row["bits_per_byte"] = measured.bits_per_byte
+            if self.answers is not None:
+                row["valid_answer_loss"] = judged = self._measured(self.answers).loss
         if position.best_loss is None or judged < position.best_loss:
             position.best_step, position.best_loss = position.step, judged
             position.evaluations_without_gain = 0
@@ -214,7 +227,8 @@ class Trainer:
     def _sample(self) -> None:
         if self.sampler is None:
             return
-        text = self.sampler(self.model, self.position.step)
+        with self._averaged():
+            text = self.sampler(self.model, self.position.step)
         self.model.train()
         self.run.append_sample(self.position.step, text)
         self.watcher.sample(self.position.step, text)

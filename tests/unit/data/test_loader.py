@@ -109,17 +109,25 @@ def table(byte: int) -> np.ndarray:
     return found
 
 
-def test_aligned_rows_begin_at_line_starts_and_miss_no_line(tmp_path):
-    text = sums()
-    split = split_of(tmp_path, text)
-    loader = Loader(split, 32, 4, 0, LineRules(ends=table(10), align=True))
+def test_aligned_rows_begin_with_line_ends_and_miss_no_line(tmp_path):
+    text = b"\n" + sums()
+    loader = Loader(split_of(tmp_path, text), 32, 4, 0, LineRules(ends=table(10), align=True))
     lines = set()
     for step in range(120):
         for row in loader.batch(step)[0]:
             start = text.find(bytes(row.astype(np.uint8)))
-            assert start == 0 or text[start - 1] == 10
-            lines.update(text[start : start + 33].split(b"\n")[:-1])
-    assert lines == set(text.splitlines()[:-1])  # no row can begin so late that it ends the text
+            assert text[start] == 10
+            lines.update(text[start + 1 : start + 33].split(b"\n")[:-1])
+    assert lines == set(text.splitlines()[1:-1])  # no row can begin so late that it ends the text
+
+
+def test_aligned_rows_begin_as_texts_do_where_the_tokenizer_marks_that(tmp_path):
+    rules = LineRules(ends=table(10), align=True, begin=0)
+    loader = Loader(split_of(tmp_path, b"\0" + sums()), 32, 4, 0, rules)
+    for step in range(20):
+        inputs, targets = loader.batch(step)
+        assert (inputs[:, 0] == 0).all()
+        assert (inputs[:, 1:] == targets[:, :-1]).all()
 
 
 def test_a_line_longer_than_the_context_is_read_to_its_end(tmp_path):

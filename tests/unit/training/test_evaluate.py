@@ -84,6 +84,30 @@ def test_only_answers_are_scored_under_line_rules(tmp_path):
     assert model.seen[ord("4")] == 0
 
 
+def test_aligned_windows_leave_out_torn_lines_and_count_the_same_tokens(tmp_path):
+    class Recording(Counting):
+        def __init__(self):
+            super().__init__()
+            self.begins = []
+
+        def forward(self, ids, targets, **how):
+            self.begins += ids[:, 0].tolist()
+            return super().forward(ids, targets, **how)
+
+    text = b"".join(b"%d=%d;\n" % (a, 2 * a) for a in range(40))
+    split, ends = split_of(tmp_path, text), np.zeros(256, bool)
+    ends[10] = True
+    plain, aligned = Recording(), Recording()
+    evaluate(plain, split, 1, 32, CPU, stride=16)
+    measured = evaluate(
+        aligned, split, 1, 32, CPU, stride=16, lines=LineRules(ends=ends, align=True)
+    )
+    assert measured.tokens == len(text) - 1
+    assert (aligned.seen == plain.seen).all()
+    assert set(aligned.begins[1:]) == {10}
+    assert set(plain.begins[1:]) != {10}
+
+
 def test_the_model_is_left_in_the_mode_it_was_in(tmp_path):
     model = Counting()
     model.train()
