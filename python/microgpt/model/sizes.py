@@ -122,8 +122,8 @@ def shape_for(parameters: int, vocab_size: int, config: ModelConfig | None = Non
     """Returns `config` with the layers, heads and width that come nearest to `parameters`.
 
     The count comes within 5 % where the steps of width and depth allow it, else within 10. Heads
-    are 16 wide below 128 channels, 32 below 256, 64 below 1,024, then 128. The head is tied where
-    embedding and head would otherwise hold more than 30 % of the parameters.
+    are about 16 wide below 128 channels, 32 below 256, 64 below 1,024, then 128. The head is tied
+    where embedding and head would otherwise hold more than 30 % of the parameters.
 
     Raises:
         UsageError: no shape comes near, mostly because the vocabulary alone asks for more.
@@ -159,18 +159,31 @@ def _widths() -> list[int]:
 
 def _shaped(base: ModelConfig, width: int, layers: int) -> ModelConfig:
     """Returns `base` at this size, tied where untied embeddings would weigh too much."""
-    steps = ((1024, 128), (256, 64), (128, 32), (64, 16), (8, 8))
-    head_width = next(head for least, head in steps if width >= least)
     shape = dataclasses.replace(
         base,
         n_embd=width,
         n_layer=layers,
-        n_head=width // head_width,
+        n_head=_heads(width),
         n_kv_head=None,
+        n_hidden=base.n_hidden or _hidden(base, width),
         tied_head=False,
     )
     share = 2 * width * base.vocab_size / parameter_count(shape)
     return dataclasses.replace(shape, tied_head=True) if share > TIE_ABOVE else shape
+
+
+def _hidden(base: ModelConfig, width: int) -> int | None:
+    """Returns SwiGLU's 8/3 of the width to the nearest 8, which fills a size better than the
+    default's 16; None: that of the config."""
+    return 8 * round(width / 3) if base.feed_forward == "swiglu" else None
+
+
+def _heads(width: int) -> int:
+    """Returns the number of heads that makes them, of even width, come nearest to what suits."""
+    steps = ((1024, 128), (256, 64), (128, 32), (0, 16))
+    wanted = next(head for least, head in steps if width >= least)
+    heads = [n for n in range(1, width // 2 + 1) if width % n == 0 and width // n % 2 == 0]
+    return min(heads, key=lambda n: abs(math.log(width / n / wanted)))
 
 
 def _depth_error(width: int, layers: int) -> float:
