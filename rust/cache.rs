@@ -1,13 +1,15 @@
 //! Pieces met before -> ids: the word cache. Natural text repeats itself, so nearly all of encoding is
 //! one look here a piece.
 //!
-//! Pieces of up to [`INLINE`] bytes with up to four ids live in a two-way table of 32-byte entries: the
-//! piece and its length make a 16-byte key, the ids follow, and both ways share a 64-byte cache line.
-//! A piece that finds its set full goes to the neighbouring line, which is asked only after a miss.
-//! An entry with more ids says where they are in a list (at most [`MAX_LISTED`], 8 MiB). Longer pieces,
-//! up to [`LONGEST`] bytes, live as records in an arena behind an open-addressed index. All begin
+//! Pieces of up to [`INLINE`] bytes with up to four ids live in a two-way table of 64-byte sets, a cache
+//! line each: two keys (the piece and its length) side by side, so that one vector comparison asks for
+//! both, then four ids for each. A piece that finds its set full goes to the neighbouring line, which is
+//! asked only after a miss. An entry with more ids says where they are in a list (at most
+//! [`MAX_LISTED`], 8 MiB). Longer pieces, up to [`LONGEST`] bytes, live as records in an arena behind an open-addressed index. All begin
 //! small, grow with what they hold, and stop growing at [`MAX_SETS`] (8 MiB) and [`MAX_RECORDS`] (8 MiB
 //! of index, 32 MiB of records); a full table forgets old pieces, a full list or arena forgets all.
+//! A table that outgrows its first size takes in the vocabulary's tokens: text that goes on for so
+//! long will spell most of those that are short and frequent.
 
 use crate::hash::{hash_bytes, hash_key};
 
@@ -16,10 +18,12 @@ pub(crate) const INLINE: usize = 15;
 /// The longest piece worth remembering.
 const LONGEST: usize = 512;
 
-/// `u64` words in a set: two entries of two words key and two words ids.
+/// `u64` words in a set: two keys of two words, then the ids of each in two words.
 const SET_WORDS: usize = 8;
 const FIRST_SETS: usize = 1 << 12;
 const MAX_SETS: usize = 1 << 17;
+/// Tokens of the vocabulary that a table takes in when it first grows: those of lowest id.
+const MAX_SEEDS: usize = MAX_SETS / 2;
 
 const FIRST_RECORDS: usize = 1 << 12;
 const MAX_RECORDS: usize = 1 << 20;
@@ -28,7 +32,9 @@ const MAX_ARENA: usize = 32 << 20;
 /// How many ids an entry holds stands above the first id.
 const COUNT_SHIFT: u32 = 24;
 /// The count of an entry whose ids are elsewhere: it holds their place, number and generation.
-const LISTED: u32 = 7;
+const LISTED: usize = 7;
+/// A list is read this many ids at a time: a piece of [`INLINE`] bytes has fewer.
+pub(crate) const LISTED_IDS: usize = INLINE + 1;
 /// Ids in lists.
 const MAX_LISTED: usize = 2 << 20;
 
@@ -60,7 +66,7 @@ impl WordCache {
     #[inline(always)]
     pub(crate) fn approach(&self, key: u128) -> u64 {
         let hash = hash_key(key);
-        prefetch(&self.sets.words[self.sets.start(hash)]);
+        prefetch(self.sets.set(self.sets.start(hash)));
         hash
     }
 
@@ -75,10 +81,10 @@ impl WordCache {
         hash
     }
 
-    /// The ids of a short piece.
+    /// The ids of a short piece, if its own set has them.
     #[inline(always)]
-    pub(crate) fn few(&self, hash: u64, key: u128) -> Option<Few> {
-        self.sets.get(hash, key)
+    pub(crate) fn few<const WIDE: bool>(&self, hash: u64, key: u128) -> Option<Few> {
+        self.sets.get::<WIDE>(self.sets.start(hash), key)
     }
 
     /// The same, where the piece may have found its own set full when it came.
@@ -86,12 +92,13 @@ impl WordCache {
         self.sets.find(hash, key)
     }
 
-    /// The ids of a short piece that has more than four, unless they were forgotten.
-    #[inline]
-    pub(crate) fn listed(&self, [_, place, number, generation]: [u32; 4]) -> Option<&[u32]> {
-        let place = place as usize;
-        let ids = self.list.get(place..place + number as usize)?;
-        (generation == self.generation).then_some(ids)
+    /// The ids of a short piece that has more than four, with others behind them, and how many are
+    /// its own; unless they were forgotten.
+    #[inline(always)]
+    pub(crate) fn listed(&self, four: [u32; 4]) -> Option<(&[u32; LISTED_IDS], usize)> {
+        let [_, place, number, generation] = four;
+        let ids = self.list.get(place as usize..)?.first_chunk()?;
+        (generation == self.generation).then_some((ids, number as usize))
     }
 
     /// Starts loading the record of a long piece, once its place in the index has come.
@@ -112,27 +119,29 @@ impl WordCache {
         self.records.get(hash, piece)
     }
 
-    /// Remembers a piece of up to [`INLINE`] bytes.
-    pub(crate) fn insert(&mut self, hash: u64, key: u128, ids: &[u32]) {
+    /// Remembers a piece of up to [`INLINE`] bytes. `seeds` are what a growing table takes in.
+    pub(crate) fn insert(&mut self, hash: u64, key: u128, ids: &[u32], seeds: Option<&Sets>) {
+        if self.sets.is_full() {
+            self.sets.grow(seeds);
+        }
         let mut four = [0; 4];
         if ids.len() <= 4 {
             four[..ids.len()].copy_from_slice(ids);
-            four[0] |= (ids.len() as u32) << COUNT_SHIFT;
+            self.sets.place(hash, key, pack(four, ids.len()));
         } else {
             if self.list.len() > MAX_LISTED {
                 self.list.clear();
                 self.generation = self.generation.wrapping_add(1);
             }
+            // What is read behind the last list.
+            self.list
+                .truncate(self.list.len().saturating_sub(LISTED_IDS));
             let place = self.list.len() as u32;
-            four = [
-                LISTED << COUNT_SHIFT,
-                place,
-                ids.len() as u32,
-                self.generation,
-            ];
+            four[1..].copy_from_slice(&[place, ids.len() as u32, self.generation]);
             self.list.extend_from_slice(ids);
+            self.list.extend_from_slice(&[0; LISTED_IDS]);
+            self.sets.place(hash, key, pack(four, LISTED));
         }
-        self.sets.insert(hash, key, four);
     }
 
     /// Remembers a longer one.
@@ -143,23 +152,49 @@ impl WordCache {
     }
 }
 
+/// For each length, the bytes of a key that belong to the piece.
+static BYTES: [[u64; 2]; INLINE + 1] = {
+    let mut masks = [[0; 2]; INLINE + 1];
+    let mut length = 1;
+    while length <= INLINE {
+        let mask = u128::MAX >> (128 - 8 * length);
+        masks[length] = [mask as u64, (mask >> 64) as u64];
+        length += 1;
+    }
+    masks
+};
+
 /// The key of `text[start..end]`, of 1 to [`INLINE`] bytes.
 #[inline(always)]
 pub(crate) fn key(text: &[u8], start: usize, end: usize) -> u128 {
-    let length = end - start;
-    let bytes = match text.get(start..start + 16) {
+    match text.get(start..start + 16) {
         Some(window) => {
             let mut sixteen = [0; 16];
             sixteen.copy_from_slice(window);
-            u128::from_le_bytes(sixteen) & (u128::MAX >> (128 - 8 * length))
+            key_of(sixteen, end - start)
         }
         None => {
             let mut sixteen = [0; 16];
-            sixteen[..length].copy_from_slice(&text[start..end]);
-            u128::from_le_bytes(sixteen)
+            sixteen[..end - start].copy_from_slice(&text[start..end]);
+            key_of(sixteen, end - start)
         }
-    };
-    bytes | (length as u128) << 120
+    }
+}
+
+/// The key of the first `length` bytes, 1 to [`INLINE`].
+#[inline(always)]
+pub(crate) fn key_of(sixteen: [u8; 16], length: usize) -> u128 {
+    let bytes = u128::from_le_bytes(sixteen);
+    let [low, high] = BYTES[length & INLINE];
+    let (low, high) = (bytes as u64 & low, (bytes >> 64) as u64 & high);
+    u128::from(low) | u128::from(high | (length as u64) << 56) << 64
+}
+
+/// Four ids and their number as an entry holds them.
+fn pack(four: [u32; 4], count: usize) -> [u64; 2] {
+    let word = |low: u32, high: u32| u64::from(low) | u64::from(high) << 32;
+    let first = four[0] | (count as u32) << COUNT_SHIFT;
+    [word(first, four[1]), word(four[2], four[3])]
 }
 
 /// The two-way table.
@@ -177,6 +212,7 @@ impl Sets {
     /// A power of two of empty sets, at least two.
     pub(crate) fn new(sets: usize) -> Self {
         let words = vec![0; (sets + 1) * SET_WORDS];
+        prefer_huge_pages(&words);
         let base = words.as_ptr().align_offset(64).min(SET_WORDS);
         Self {
             words,
@@ -190,14 +226,19 @@ impl Sets {
         1 << (64 - self.shift)
     }
 
+    /// The first word of the set that a hash belongs to.
     #[inline(always)]
     fn start(&self, hash: u64) -> usize {
         self.base + (hash >> self.shift) as usize * SET_WORDS
     }
 
+    /// The set that begins at a word which [`Sets::start`] or [`Sets::neighbour`] gave.
     #[inline(always)]
-    fn get(&self, hash: u64, key: u128) -> Option<Few> {
-        self.get_at(self.start(hash), key)
+    fn set(&self, start: usize) -> &[u64; SET_WORDS] {
+        debug_assert!(start + SET_WORDS <= self.words.len());
+        // SAFETY: a hash is shifted down to a number of a set; `words` holds `base` words before the
+        // sets and `SET_WORDS - base` behind them.
+        unsafe { &*self.words.as_ptr().add(start).cast() }
     }
 
     /// The set that takes what the one at `start` has no room for: the other half of 128 bytes.
@@ -208,10 +249,10 @@ impl Sets {
     /// What is known of a piece, wherever it is. A set with room has sent none to its neighbour.
     pub(crate) fn find(&self, hash: u64, key: u128) -> Option<Few> {
         let start = self.start(hash);
-        let full = self.words[start + 5] != 0;
-        self.get_at(start, key).or_else(|| {
+        let full = self.set(start)[3] != 0;
+        self.get::<false>(start, key).or_else(|| {
             if full {
-                self.get_at(self.neighbour(start), key)
+                self.get::<false>(self.neighbour(start), key)
             } else {
                 None
             }
@@ -220,66 +261,138 @@ impl Sets {
 
     /// Places a piece of one id, and never grows.
     pub(crate) fn place_one(&mut self, key: u128, id: u32) {
-        let ids = u64::from(id | 1 << COUNT_SHIFT);
-        self.place(hash_key(key), [key as u64, (key >> 64) as u64, ids, 0]);
+        self.place(hash_key(key), key, pack([id, 0, 0, 0], 1));
     }
 
+    /// What the set that begins at `start` knows of a piece.
     #[inline(always)]
-    fn get_at(&self, start: usize, key: u128) -> Option<Few> {
-        let set = self.words[start..].first_chunk::<SET_WORDS>()?;
-        let (low, high) = (key as u64, (key >> 64) as u64);
+    fn get<const WIDE: bool>(&self, start: usize, key: u128) -> Option<Few> {
+        let set = self.set(start);
         // Which of the two ways holds the piece is a coin toss, so it is computed, not branched on.
-        let first = (set[0] ^ low) | (set[1] ^ high) == 0;
-        let second = (set[4] ^ low) | (set[5] ^ high) == 0;
+        let [first, second] = same_keys::<WIDE>(set, key);
         if !(first | second) {
             return None;
         }
-        let way = usize::from(second) * 4;
-        let (a, b) = (set[(way + 2) & 7], set[(way + 3) & 7]);
+        let way = usize::from(!first) * 2;
+        let (a, b) = (set[(4 + way) & 7], set[(5 + way) & 7]);
         let first = a as u32 & ((1 << COUNT_SHIFT) - 1);
         let count = (a as u32 >> COUNT_SHIFT) as usize;
         Some(([first, (a >> 32) as u32, b as u32, (b >> 32) as u32], count))
     }
 
-    /// Remembers what a piece's entry holds.
-    fn insert(&mut self, hash: u64, key: u128, four: [u32; 4]) {
-        if self.used > self.len() && self.len() < MAX_SETS {
-            self.grow();
-        }
-        let word = |low: u32, high: u32| u64::from(low) | u64::from(high) << 32;
-        let (low, high) = (word(four[0], four[1]), word(four[2], four[3]));
-        self.place(hash, [key as u64, (key >> 64) as u64, low, high]);
+    fn is_full(&self) -> bool {
+        self.used > self.len() && self.len() < MAX_SETS
     }
 
     /// Into a free way of the set or of its neighbour, else in the place of the set's older piece.
-    fn place(&mut self, hash: u64, entry: [u64; 4]) {
+    fn place(&mut self, hash: u64, key: u128, ids: [u64; 2]) {
         let start = self.start(hash);
         let neighbour = self.neighbour(start);
-        let ways = [start, start + 4, neighbour, neighbour + 4];
-        match ways.into_iter().find(|&way| self.words[way + 1] == 0) {
-            Some(way) => {
-                self.words[way..way + 4].copy_from_slice(&entry);
+        let ways = [(start, 0), (start, 1), (neighbour, 0), (neighbour, 1)];
+        let free = ways
+            .into_iter()
+            .find(|&(start, way)| self.set(start)[2 * way + 1] == 0);
+        let (start, way) = match free {
+            Some(place) => {
                 self.used += 1;
+                place
             }
             None => {
-                self.words.copy_within(start..start + 4, start + 4);
-                self.words[start..start + 4].copy_from_slice(&entry);
+                self.words.copy_within(start..start + 2, start + 2);
+                self.words.copy_within(start + 4..start + 6, start + 6);
+                (start, 0)
             }
-        }
+        };
+        let at = start + 2 * way;
+        self.words[at..at + 2].copy_from_slice(&[key as u64, (key >> 64) as u64]);
+        self.words[at + 4..at + 6].copy_from_slice(&ids);
     }
 
-    fn grow(&mut self) {
-        let mut larger = Self::new((self.len() * 4).min(MAX_SETS));
-        for entry in self.words[self.base..].as_chunks::<4>().0 {
-            if entry[1] != 0 {
-                larger.place(
-                    hash_key(u128::from(entry[0]) | u128::from(entry[1]) << 64),
-                    *entry,
-                );
+    /// The pieces that are here, and what is stored with each.
+    fn entries(&self) -> impl Iterator<Item = (u128, [u64; 2])> {
+        let sets = self.words[self.base..].as_chunks::<SET_WORDS>().0;
+        sets[..self.len()].iter().flat_map(|set| {
+            [0, 1].into_iter().filter_map(|way| {
+                let key = u128::from(set[2 * way]) | u128::from(set[2 * way + 1]) << 64;
+                (key != 0).then_some((key, [set[2 * way + 4], set[2 * way + 5]]))
+            })
+        })
+    }
+
+    /// A larger table: at once the largest, where there are seeds to take in.
+    fn grow(&mut self, seeds: Option<&Self>) {
+        let seeds = seeds.filter(|_| self.len() == FIRST_SETS);
+        let sets = if seeds.is_some() {
+            MAX_SETS
+        } else {
+            self.len() * 4
+        };
+        let mut larger = Self::new(sets.min(MAX_SETS));
+        for (key, ids) in self.entries() {
+            larger.place(hash_key(key), key, ids);
+        }
+        for (key, ids) in seeds.iter().flat_map(|seeds| seeds.entries()) {
+            let hash = hash_key(key);
+            if (ids[0] as u32 & ((1 << COUNT_SHIFT) - 1)) < MAX_SEEDS as u32
+                && larger.find(hash, key).is_none()
+            {
+                larger.place(hash, key, ids);
             }
         }
         *self = larger;
     }
+}
+
+/// Which of a set's two keys are this one.
+#[inline(always)]
+fn same_keys<const WIDE: bool>(set: &[u64; SET_WORDS], key: u128) -> [bool; 2] {
+    #[cfg(target_arch = "x86_64")]
+    if WIDE {
+        // SAFETY: only functions compiled for AVX2, called where there is AVX2, ask so.
+        return unsafe { same_keys_avx2(set, key) };
+    }
+    let (low, high) = (key as u64, (key >> 64) as u64);
+    let same = |at: usize| (set[at] ^ low) | (set[at + 1] ^ high) == 0;
+    [same(0), same(2)]
+}
+
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx2")]
+#[inline]
+fn same_keys_avx2(set: &[u64; SET_WORDS], key: u128) -> [bool; 2] {
+    use std::arch::x86_64::{
+        _mm_set_epi64x, _mm256_broadcastsi128_si256, _mm256_castsi256_pd, _mm256_cmpeq_epi64,
+        _mm256_loadu_si256, _mm256_movemask_pd,
+    };
+    let key = _mm256_broadcastsi128_si256(_mm_set_epi64x((key >> 64) as i64, key as i64));
+    // SAFETY: the load is inside the set.
+    let keys = unsafe { _mm256_loadu_si256(set.as_ptr().cast()) };
+    let same = _mm256_movemask_pd(_mm256_castsi256_pd(_mm256_cmpeq_epi64(keys, key)));
+    let both = same & same >> 1;
+    [both & 1 != 0, both & 4 != 0]
+}
+
+/// Asks for large pages, which the system zeroes and finds many times quicker than small ones.
+pub(crate) fn prefer_huge_pages<T>(memory: &Vec<T>) {
+    #[cfg(target_os = "linux")]
+    {
+        const HUGE: usize = 2 << 20;
+        let start = memory.as_ptr() as usize;
+        let end = start + memory.capacity() * size_of::<T>();
+        let (first, last) = (start.next_multiple_of(HUGE), end / HUGE * HUGE);
+        if first < last {
+            // SAFETY: advice about whole pages that the vector owns; nothing but time depends on it.
+            unsafe {
+                libc::madvise(
+                    first as *mut libc::c_void,
+                    last - first,
+                    libc::MADV_HUGEPAGE,
+                );
+            }
+        }
+    }
+    #[cfg(not(target_os = "linux"))]
+    let _ = memory;
 }
 
 /// Records `[length, count, piece, ids]`, found by hash.

@@ -8,7 +8,7 @@
 //! Ids never depend on threads: large texts are cut only where the pattern says that no piece can
 //! cross, and whole documents go to one thread each.
 
-use crate::cache::{INLINE, WordCache, key};
+use crate::cache::{INLINE, LISTED_IDS, WordCache, key, key_of, prefer_huge_pages};
 use crate::control::Control;
 #[cfg(target_arch = "x86_64")]
 use crate::encode::is_wide;
@@ -24,6 +24,8 @@ use std::sync::{Mutex, OnceLock};
 
 /// Pieces looked up together: the cache line of each is on its way while the others are keyed.
 const TOGETHER: usize = 64;
+/// The key of a piece that has none of its own; the cache holds no such key.
+const LONG: u128 = u128::MAX;
 /// Less text than this does not pay for a thread.
 const BYTES_PER_THREAD: usize = 256 << 10;
 /// A part of a large text that one thread takes at a time.
@@ -59,42 +61,57 @@ pub struct Encoder<'t> {
 
 /// Receives ids, or only counts them.
 trait Sink {
+    /// Where the next ids go. The loop over pieces keeps it in a register.
+    type Cursor: Copy;
+
     /// Makes room for `pieces` calls of [`Sink::few`].
-    fn expect(&mut self, pieces: usize);
-    /// Takes the first `count <= 4` ids.
-    fn few(&mut self, ids: [u32; 4], count: usize);
-    /// Takes any number of ids while up to `pieces` calls of [`Sink::few`] are still expected.
-    fn many(&mut self, ids: impl ExactSizeIterator<Item = u32>, pieces: usize);
+    fn open(&mut self, pieces: usize) -> Self::Cursor;
+
+    /// Takes the first `count <= N <= LISTED_IDS` ids.
+    ///
+    /// # Safety
+    /// Since the last [`Sink::open`] there were fewer calls than it made room for.
+    unsafe fn few<const N: usize>(cursor: &mut Self::Cursor, ids: &[u32; N], count: usize);
+
+    /// Keeps what went in since [`Sink::open`], up to `cursor`.
+    fn close(&mut self, cursor: Self::Cursor);
+
+    /// Takes any number of ids.
+    fn many(&mut self, ids: impl ExactSizeIterator<Item = u32>);
 }
 
-/// Writes ids behind `filled`; what lies past it is room.
-struct Ids<'a> {
-    out: &'a mut Vec<u32>,
-    filled: usize,
-}
+/// Appends ids to a vector.
+struct Ids<'a>(&'a mut Vec<u32>);
 
 impl Sink for Ids<'_> {
+    type Cursor = *mut u32;
+
     #[inline(always)]
-    fn expect(&mut self, pieces: usize) {
-        let room = self.filled + pieces * 4;
-        if self.out.len() < room {
-            self.out.resize(room, 0);
+    fn open(&mut self, pieces: usize) -> *mut u32 {
+        self.0.reserve(pieces * LISTED_IDS);
+        self.0.spare_capacity_mut().as_mut_ptr().cast()
+    }
+
+    #[inline(always)]
+    unsafe fn few<const N: usize>(cursor: &mut *mut u32, ids: &[u32; N], count: usize) {
+        // SAFETY: `open` reserved `LISTED_IDS` places a call, and no call goes on by more.
+        unsafe {
+            cursor.cast::<[u32; N]>().write_unaligned(*ids);
+            *cursor = cursor.add(count);
         }
     }
 
     #[inline(always)]
-    fn few(&mut self, ids: [u32; 4], count: usize) {
-        if let Some(room) = self.out.get_mut(self.filled..self.filled + 4) {
-            room.copy_from_slice(&ids);
+    fn close(&mut self, cursor: *mut u32) {
+        // SAFETY: `cursor` came from `open` and went on past ids that were written.
+        unsafe {
+            let filled = cursor.offset_from_unsigned(self.0.as_ptr());
+            self.0.set_len(filled);
         }
-        self.filled += count;
     }
 
-    fn many(&mut self, ids: impl ExactSizeIterator<Item = u32>, pieces: usize) {
-        self.out.truncate(self.filled);
-        self.out.extend(ids);
-        self.filled = self.out.len();
-        self.expect(pieces);
+    fn many(&mut self, ids: impl ExactSizeIterator<Item = u32>) {
+        self.0.extend(ids);
     }
 }
 
@@ -102,14 +119,24 @@ impl Sink for Ids<'_> {
 struct Count(usize);
 
 impl Sink for Count {
-    fn expect(&mut self, _: usize) {}
+    type Cursor = usize;
 
     #[inline(always)]
-    fn few(&mut self, _: [u32; 4], count: usize) {
-        self.0 += count;
+    fn open(&mut self, _: usize) -> usize {
+        self.0
     }
 
-    fn many(&mut self, ids: impl ExactSizeIterator<Item = u32>, _: usize) {
+    #[inline(always)]
+    unsafe fn few<const N: usize>(cursor: &mut usize, _: &[u32; N], count: usize) {
+        *cursor += count;
+    }
+
+    #[inline(always)]
+    fn close(&mut self, cursor: usize) {
+        self.0 = cursor;
+    }
+
+    fn many(&mut self, ids: impl ExactSizeIterator<Item = u32>) {
         self.0 += ids.len();
     }
 }
@@ -242,6 +269,7 @@ impl Tokenizer {
         let threads = thread_count(threads, text.len());
         if threads == 1 {
             let mut ids = Vec::with_capacity(text.len() / 4 + 16);
+            prefer_huge_pages(&ids);
             self.encoder().encode_with(text, rule, control, &mut ids)?;
             return Ok(ids);
         }
@@ -260,7 +288,7 @@ impl Tokenizer {
                     Stretch::Special(id) => ids.push(*id),
                     Stretch::Text(range) => {
                         ids.reserve(range.len() / 4 + 16);
-                        encoder.plain(&text[range.clone()], control, &mut ids)?;
+                        encoder.pieces(&text[range.clone()], control, &mut Ids(&mut ids))?;
                     }
                 }
                 Ok(ids)
@@ -480,26 +508,11 @@ impl Encoder<'_> {
         out: &mut Vec<u32>,
     ) -> Result<()> {
         let before = out.len();
-        let mut ids = Ids {
-            filled: before,
-            out,
-        };
-        let result = self.run(text, rule, control, &mut ids);
-        let filled = if result.is_ok() { ids.filled } else { before };
-        out.truncate(filled);
+        let result = self.run(text, rule, control, &mut Ids(out));
+        if result.is_err() {
+            out.truncate(before);
+        }
         result
-    }
-
-    /// Appends the ids of a stretch without special tokens.
-    fn plain(&mut self, text: &[u8], control: &Control, out: &mut Vec<u32>) -> Result<()> {
-        let mut ids = Ids {
-            filled: out.len(),
-            out,
-        };
-        self.pieces(text, control, &mut ids)?;
-        let filled = ids.filled;
-        out.truncate(filled);
-        Ok(())
     }
 
     fn run(
@@ -512,7 +525,7 @@ impl Encoder<'_> {
         self.tokenizer.stretches(text, rule, |stretch| {
             match stretch {
                 Stretch::Text(range) => self.pieces(&text[range], control, sink)?,
-                Stretch::Special(id) => sink.many([id].into_iter(), 0),
+                Stretch::Special(id) => sink.many([id].into_iter()),
             }
             Ok(())
         })
@@ -525,7 +538,7 @@ impl Encoder<'_> {
             return Ok(());
         };
         if tokenizer.vocab.is_bytes() {
-            sink.many(text.iter().map(|&byte| byte.into()), 0);
+            sink.many(text.iter().map(|&byte| byte.into()));
             return Ok(());
         }
         let mut scanner = tokenizer.pattern.scanner(text);
@@ -570,10 +583,10 @@ impl Memory {
             // SAFETY: the processor has the features that the function is compiled for.
             return unsafe { self.together_wide(vocab, text, start, ends, sink) };
         }
-        self.look_up(vocab, text, start, ends, sink)
+        self.look_up::<false, _>(vocab, text, start, ends, sink)
     }
 
-    /// [`Memory::look_up`] for BMI2, whose shifts and masks it consists of.
+    /// [`Memory::look_up`] for AVX2, which compares two keys at once, and BMI2.
     #[cfg(target_arch = "x86_64")]
     #[target_feature(enable = "avx2,bmi1,bmi2,lzcnt,popcnt")]
     fn together_wide(
@@ -584,49 +597,77 @@ impl Memory {
         ends: &[usize],
         sink: &mut impl Sink,
     ) -> Result<usize> {
-        self.look_up(vocab, text, start, ends, sink)
+        self.look_up::<true, _>(vocab, text, start, ends, sink)
     }
 
     #[inline(always)]
-    fn look_up(
+    fn look_up<const WIDE: bool, S: Sink>(
         &mut self,
         vocab: &Vocab,
         text: &[u8],
         start: usize,
         ends: &[usize],
-        sink: &mut impl Sink,
+        sink: &mut S,
     ) -> Result<usize> {
         let mut found = [(0_u128, 0_u64); TOGETHER];
-        let (mut from, mut long) = (start, false);
-        for (found, &end) in found.iter_mut().zip(ends) {
-            *found = if end - from <= INLINE {
-                let key = key(text, from, end);
-                (key, self.cache.approach(key))
-            } else {
-                long = true;
-                (0, self.cache.approach_long(&text[from..end]))
-            };
-            from = end;
-        }
+        let long = self.approach(text, start, ends, &mut found);
         if long {
-            for (_, hash) in found[..ends.len()].iter().filter(|(key, _)| *key == 0) {
+            for (_, hash) in found[..ends.len()].iter().filter(|(key, _)| *key == LONG) {
                 self.cache.approach_record(*hash);
             }
         }
-        sink.expect(ends.len());
-        let mut from = start;
-        for (place, (&(key, hash), &end)) in found.iter().zip(ends).enumerate() {
-            if key != 0
-                && let Some((ids, count)) = self.cache.few(hash, key)
+        let mut cursor = sink.open(ends.len());
+        for (place, &(key, hash)) in found[..ends.len()].iter().enumerate() {
+            let known = self.cache.few::<WIDE>(hash, key);
+            if let Some((ids, count)) = known
                 && count <= 4
             {
-                sink.few(ids, count);
+                // SAFETY: one call a piece.
+                unsafe { S::few(&mut cursor, &ids, count) };
+            } else if let Some((ids, count)) = known.and_then(|few| self.cache.listed(few.0)) {
+                // SAFETY: one call a piece.
+                unsafe { S::few(&mut cursor, ids, count) };
             } else {
-                self.other(vocab, &text[from..end], key, hash, sink, ends.len() - place)?;
+                let from = if place == 0 { start } else { ends[place - 1] };
+                sink.close(cursor);
+                self.other(vocab, &text[from..ends[place]], key, hash, sink)?;
+                cursor = sink.open(ends.len() - place - 1);
             }
+        }
+        sink.close(cursor);
+        Ok(ends.last().copied().unwrap_or(start))
+    }
+
+    /// Key and hash of each piece, whose cache line is then on its way; whether some piece is long.
+    #[inline(always)]
+    fn approach(
+        &self,
+        text: &[u8],
+        start: usize,
+        ends: &[usize],
+        found: &mut [(u128, u64); TOGETHER],
+    ) -> bool {
+        let (mut from, mut long) = (start, false);
+        // Far from the end of the text no piece needs to ask whether sixteen bytes can be read.
+        let inside = ends.last().is_some_and(|end| end + 16 <= text.len());
+        for (found, &end) in found.iter_mut().zip(ends) {
+            *found = if end - from <= INLINE {
+                let key = if inside {
+                    // SAFETY: `from + 16 <= end of the last piece + 16 <= text.len()`.
+                    let window = unsafe { text.as_ptr().add(from).cast::<[u8; 16]>() };
+                    // SAFETY: as above; an array of bytes may lie anywhere.
+                    key_of(unsafe { *window }, end - from)
+                } else {
+                    key(text, from, end)
+                };
+                (key, self.cache.approach(key))
+            } else {
+                long = true;
+                (LONG, self.cache.approach_long(&text[from..end]))
+            };
             from = end;
         }
-        Ok(from)
+        long
     }
 
     /// A piece whose ids are not in its set: from elsewhere in the cache, or made and remembered.
@@ -638,30 +679,30 @@ impl Memory {
         key: u128,
         hash: u64,
         sink: &mut impl Sink,
-        pieces: usize,
     ) -> Result<()> {
-        if key == 0 {
+        if key == LONG {
             if let Some(ids) = self.cache.many(hash, piece) {
-                sink.many(ids.iter().map(|id| u32::from_le_bytes(*id)), pieces);
+                sink.many(ids.iter().map(|id| u32::from_le_bytes(*id)));
                 return Ok(());
             }
         } else if let Some((ids, count)) = self.cache.few_anywhere(hash, key) {
             if count <= 4 {
-                sink.few(ids, count);
+                sink.many(ids[..count].iter().copied());
                 return Ok(());
             }
-            if let Some(ids) = self.cache.listed(ids) {
-                sink.many(ids.iter().copied(), pieces);
+            if let Some((ids, count)) = self.cache.listed(ids) {
+                sink.many(ids[..count].iter().copied());
                 return Ok(());
             }
         }
         self.make(vocab, piece, key, hash)?;
-        if key == 0 {
+        if key == LONG {
             self.cache.insert_long(hash, piece, &self.symbols);
         } else {
-            self.cache.insert(hash, key, &self.symbols);
+            let seeds = vocab.short_tokens();
+            self.cache.insert(hash, key, &self.symbols, seeds);
         }
-        sink.many(self.symbols.iter().copied(), pieces);
+        sink.many(self.symbols.iter().copied());
         Ok(())
     }
 
@@ -674,7 +715,7 @@ impl Memory {
             )));
         }
         self.symbols.clear();
-        if let Some(id) = vocab.whole(piece, key, hash) {
+        if let Some(id) = vocab.whole(piece, (key != LONG).then_some((key, hash))) {
             self.symbols.push(id);
             return Ok(());
         }

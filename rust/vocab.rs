@@ -551,12 +551,17 @@ impl Vocab {
             .or_else(|| special().map(|special| special.id))
     }
 
-    /// The id of a piece that need not be merged, or may not be, because it is a token. `key` and
-    /// `hash` are the word cache's, the key 0 for a long piece.
-    pub(crate) fn whole(&self, piece: &[u8], key: u128, hash: u64) -> Option<u32> {
-        let short = self.short_tokens.as_ref().filter(|_| key != 0);
+    /// The tokens that fit a cache key, where a piece that is a token may be taken whole.
+    pub(crate) fn short_tokens(&self) -> Option<&Sets> {
+        self.short_tokens.as_ref()
+    }
+
+    /// The id of a piece that need not be merged, or may not be, because it is a token. A short
+    /// piece comes with the word cache's key and hash.
+    pub(crate) fn whole(&self, piece: &[u8], short: Option<(u128, u64)>) -> Option<u32> {
         let found = short
-            .and_then(|short| short.find(hash, key))
+            .zip(self.short_tokens.as_ref())
+            .and_then(|((key, hash), tokens)| tokens.find(hash, key))
             .map(|(ids, _)| ids[0]);
         let look = || self.index.get(&self.tokens, piece);
         found.or_else(|| if self.whole_pieces { look() } else { None })
