@@ -78,6 +78,7 @@ class ModelConfig:
     sliding_window: int | None = None
     """Positions that attention looks back over, itself included; None: all of the context."""
     dropout: float = 0.0
+    """Share of activations dropped in training (planned: some in a run of many passes)."""
 
     def __post_init__(self) -> None:
         for name in ("vocab_size", "context", "n_layer", "n_head", "n_embd"):
@@ -172,7 +173,7 @@ class OptimizerConfig:
 
     name: Literal["muon", "adamw"] = "muon"
     """`muon`: Muon for the matrices inside blocks, AdamW for everything else."""
-    muon_lr: float = 0.02
+    muon_lr: float = 0.03
     muon_momentum: float = 0.95
     lr: float = 3e-3
     """AdamW's rate (the logs' `base_lr`)."""
@@ -183,9 +184,9 @@ class OptimizerConfig:
     """Decoupled decay, on matrices only."""
     clip: float | None = 1.0
     """Largest global gradient norm; None: no clipping."""
-    average_share: float | None = 0.2
-    """The model is the average of the weights over about this share of the steps so far; None: it
-    is the last weights."""
+    average_share: float | None = 0.1
+    """The model is the average of the weights over about this share of the steps so far (planned:
+    more in a run of many passes); None: it is the last weights."""
 
     def __post_init__(self) -> None:
         for name in ("muon_lr", "lr", "eps"):

@@ -29,7 +29,9 @@ PRESETS: dict[str, dict[str, Any]] = {
             "attention_output_bias": True,
             "feed_forward_bias": True,
             "head_bias": True,
+            "dropout": 0.0,
         },
+        "data": {"align": None},
         "optimizer": {
             "name": "adamw",
             "lr": 1e-3,
@@ -88,6 +90,7 @@ PRESETS: dict[str, dict[str, Any]] = {
             "n_embd": 256,
             "norm_eps": 1e-5,
             "qk_norm": False,
+            "dropout": 0.0,
         },
         "optimizer": {
             "name": "adamw",

@@ -16,7 +16,7 @@ from microgpt.config import from_text, merged, read_toml
 from microgpt.errors import CheckpointError, TrainingError, UsageError
 
 if TYPE_CHECKING:
-    from microgpt.config import DataConfig, RunConfig
+    from microgpt.config import RunConfig
     from microgpt.data.lines import Rules
     from microgpt.data.shards import Dataset
     from microgpt.run_folder import RunFolder
@@ -202,16 +202,14 @@ def _final_rate(given: Mapping[str, Any], text: str) -> dict[str, Any]:
 def _begin(path: str, options: Mapping[str, Any], log: Path) -> None:
     given = _given(options)
     dataset = _dataset(path, options)
-    config, plan = _planned(given, dataset, options["parameters"])
     from microgpt.data.lines import line_rules
     from microgpt.model.sizes import parameter_count
     from microgpt.run_folder import RUNS, RunFolder
     from microgpt.text.tokenizer import Tokenizer
 
     tokenizer = Tokenizer.from_file(dataset.tokenizer_path)
+    config, plan = _planned(given, dataset, tokenizer, options["parameters"])
     data = replace(config.data, path=path, dataset=str(dataset.folder))
-    data, remarks = _with_answers(data, given.get("data", {}), dataset, tokenizer)
-    plan += [f"note   {remark}" for remark in remarks]
     config = replace(config, data=data)
     rules = line_rules(config.data, tokenizer)
     size = f"{parameter_count(config.model) / 1e6:.2g}M"
@@ -221,32 +219,6 @@ def _begin(path: str, options: Mapping[str, Any], log: Path) -> None:
         _write_facts(run, config, dataset, path)
         click.echo("\n".join([f"run    {run.path}", *plan]), err=True)
         _carry_out(run, config, dataset, rules, log)
-
-
-def _with_answers(
-    data: DataConfig, given: Mapping[str, Any], dataset: Dataset, tokenizer: Tokenizer
-) -> tuple[DataConfig, list[str]]:
-    """Decides what `given` leaves open where lines have answers, and says so."""
-    marker = data.answers_after or _answers_after(dataset, tokenizer)
-    if marker is None:
-        return data, []
-    remarks = []
-    if data.answers_after is None:
-        remarks.append(
-            f"lines have answers after {marker!r}: the best checkpoint is that with the lowest "
-            "validation loss on those"
-        )
-    if "align" not in given:
-        data = replace(data, align="lines")
-        remarks.append(
-            "rows begin where lines do, as a question asked by itself does (--align off: anywhere)"
-        )
-    if data.loss_after is None:
-        remarks.append(
-            f"questions are learnt too; --loss-after {marker!r} learns answers alone, which are "
-            "no better for it, but cannot make up questions"
-        )
-    return replace(data, answers_after=marker), remarks
 
 
 def _stem(path: str) -> str:
@@ -264,7 +236,7 @@ def _dataset(path: str, options: Mapping[str, Any]) -> Dataset:
 
 
 def _planned(
-    given: Mapping[str, Any], dataset: Dataset, parameters: str | None
+    given: Mapping[str, Any], dataset: Dataset, tokenizer: Tokenizer, parameters: str | None
 ) -> tuple[RunConfig, list[str]]:
     """Returns the resolved configuration and the plan in words."""
     import torch
@@ -281,8 +253,12 @@ def _planned(
     kind = torch.device(device).type
     memory = torch.cuda.get_device_properties(device).total_memory if kind == "cuda" else None
     machine = plan.Machine(kind, cores(), memory)
-    manifest = dataset.manifest
-    facts = plan.Facts(dataset.train.tokens, dataset.valid.tokens, manifest.tokenizer.vocab_size)
+    facts = plan.Facts(
+        dataset.train.tokens,
+        dataset.valid.tokens,
+        tokenizer.vocab_size,
+        _answers_after(dataset, tokenizer),
+    )
     config, remarks = plan.plan_shape(
         given, facts, machine, None if parameters is None else count(parameters)
     )

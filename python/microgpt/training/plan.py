@@ -41,6 +41,14 @@ BATCH_TOKENS = {"cpu": (256, 8192), "mps": (2048, 32_768), "cuda": (8192, 262_14
 CONTEXTS = ((300_000_000, 1024), (30_000_000, 512), (2_000_000, 256), (300_000, 128), (0, 64))
 """Context for so many tokens of text, at least: more text has more to say about long reach."""
 MAX_CONTEXT = {"cpu": 256, "mps": 512, "cuda": 1024}
+MANY_PASSES = 4
+"""In so many passes a model with more parameters than its text has tokens learns it by heart, if
+nothing is done about that."""
+AVERAGE_OF_MANY = 0.2
+"""Share of the steps that weights are then averaged over. The longer average forgets some of it;
+where each token is seen about once, the shorter default is better."""
+DROPOUT_OF_MANY = 0.1
+"""Dropout then, but not where lines have answers: questions learnt by heart do those no harm."""
 EVALUATIONS = 20
 MEMORY_SHARE = 0.6
 """Of a GPU's memory that the estimate for one micro-batch may take."""
@@ -55,6 +63,8 @@ class Facts:
     train_tokens: int
     valid_tokens: int
     vocab_size: int
+    answers_after: str | None = None
+    """What answers follow on nearly every line, where they do."""
 
 
 @dataclass(frozen=True)
@@ -94,8 +104,9 @@ def plan_shape(
         )
     if not named:
         model = _shape(model, config.training, facts, machine, parameters)
-    config = replace(config, model=model)
-    return _with_batch(config, facts, machine), remarks
+    config = _with_batch(replace(config, model=model), facts, machine)
+    config, answers = _with_answers(config, given, facts)
+    return _with_passes(config, given, facts, machine), remarks + answers
 
 
 def _with_context(
@@ -165,6 +176,44 @@ def _with_batch(config: RunConfig, facts: Facts, machine: Machine) -> RunConfig:
         training, batch_rows=rows, micro_batch_rows=micro, evaluate_tokens=evaluate_tokens
     )
     return replace(config, training=training)
+
+
+def _with_answers(config: RunConfig, given: Given, facts: Facts) -> tuple[RunConfig, list[str]]:
+    """Decides what is open where lines have answers."""
+    data, remarks = config.data, []
+    marker = data.answers_after or facts.answers_after
+    if marker is None:
+        return config, []
+    if data.answers_after is None:
+        remarks.append(
+            f"lines have answers after {marker!r}: the best checkpoint is that with the lowest "
+            "validation loss on those"
+        )
+    if "align" not in given.get("data", {}):
+        data = replace(data, align="lines")
+        remarks.append(
+            "rows begin where lines do, as a question asked by itself does (--align off: anywhere)"
+        )
+    if data.loss_after is None:
+        remarks.append(
+            f"questions are learnt too; with --loss-after {marker!r} only answers are, no better"
+        )
+    return replace(config, data=replace(data, answers_after=marker)), remarks
+
+
+def _with_passes(config: RunConfig, given: Given, facts: Facts, machine: Machine) -> RunConfig:
+    """Holds against learning by heart where passes and parameters allow that."""
+    optimizer, training, model = config.optimizer, config.training, config.model
+    tokens = _expected_tokens(config, facts, machine)
+    if training.steps is not None and training.batch_rows is not None:
+        tokens = training.steps * training.batch_rows * model.context
+    if tokens < MANY_PASSES * facts.train_tokens or parameter_count(model) < facts.train_tokens:
+        return config
+    if optimizer.average_share is not None and "average_share" not in given.get("optimizer", {}):
+        optimizer = replace(optimizer, average_share=AVERAGE_OF_MANY)
+    if config.data.answers_after is None and "dropout" not in given.get("model", {}):
+        model = replace(model, dropout=DROPOUT_OF_MANY)
+    return replace(config, optimizer=optimizer, model=model)
 
 
 def _expected_tokens(config: RunConfig, facts: Facts, machine: Machine) -> float:

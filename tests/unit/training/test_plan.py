@@ -44,6 +44,27 @@ def test_more_data_gets_larger_models_and_batches():
     assert big.training.batch_rows * big.model.context >= 8192
 
 
+def test_a_run_of_many_passes_holds_against_learning_by_heart():
+    many, few = Facts(50_000, 5_000, 256), Facts(10**9, 10**7, 256)
+    for facts, share, dropout in ((many, 0.2, 0.1), (few, 0.1, 0.0)):
+        config = planned({}, facts)
+        assert (config.optimizer.average_share, config.model.dropout) == (share, dropout)
+    given = {"model": {"dropout": 0.0}, "optimizer": {"average_share": None}}
+    config = planned(given, many)
+    assert (config.optimizer.average_share, config.model.dropout) == (None, 0.0)
+    assert planned({"training": {"steps": 20}}, many).model.dropout == 0.0
+
+
+def test_lines_with_answers_are_aligned_and_judged_by_answers_unless_told_otherwise():
+    facts = Facts(50_000, 5_000, 256, answers_after="=")
+    config, remarks = plan_shape({}, facts, LAPTOP)
+    assert (config.data.align, config.data.answers_after) == ("lines", "=")
+    assert config.model.dropout == 0.0
+    assert len(remarks) == 3
+    config, _ = plan_shape({"data": {"align": None, "answers_after": "+"}}, facts, LAPTOP)
+    assert (config.data.align, config.data.answers_after) == (None, "+")
+
+
 def test_what_was_given_is_kept():
     given = {
         "model": {"n_layer": 3, "n_head": 2, "n_embd": 32, "context": 24, "dropout": 0.2},
