@@ -30,7 +30,7 @@ Runs of microgpt, in order; each entry was written by the program at the run's e
 - tokenizer: byte, 256 ids (abababababababab)
 - embedding degree: 64, num layers: 4, num heads: 4, num tokens: 64 (232,320 params)
 - positions: rope, norm: rmsnorm (pre), feed-forward: swiglu, untied head, QK-norm
-- dropout: 0.0, optimizer: muon, muon_lr: 0.02, base_lr: 0.003, min_lr: 0.00015, \
+- dropout: 0.0, optimizer: muon, muon_lr: 0.03, base_lr: 0.003, min_lr: 0.00015, \
 warmup_steps: 10, decay_steps: 200 (wsd), weight decay: 0.1, clip: 1.0
 - batch: 32 rows (2,048 tokens), seed: 0, data seed: 0, dtype: auto
 - step: 400 of 400, tokens: 819 k (8.19 epochs, 3.53 per parameter), loss: 0.6500, \
