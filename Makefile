@@ -12,7 +12,7 @@ DATA ?= ../shared/data
 RUN := $(CURDIR)/$(BIN)/microgpt
 
 .DEFAULT_GOAL := help
-.PHONY: help venv build demo test test-slow lint format bench clean
+.PHONY: help venv build demo test test-slow fuzz lint format bench clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -73,6 +73,23 @@ test: .venv/built.stamp .venv/develops.stamp  ## run all tests but the slow ones
 test-slow: .venv/built.stamp .venv/develops.stamp  ## run the tests that take minutes
 	cargo test --quiet -- --include-ignored
 	$(BIN)/python -m pytest -m slow
+
+# Coverage-guided fuzzing on stable Rust: these are the flags that `cargo fuzz --sanitizer none` sets.
+# SANITIZER=address also needs RUSTC_BOOTSTRAP=1, or a nightly toolchain.
+FUZZ_SECONDS ?= 60
+FUZZ_TARGETS ?= $(basename $(notdir $(wildcard fuzz/targets/*.rs)))
+FUZZ_HOST := $(shell rustc -vV 2>/dev/null | sed -n 's/^host: //p')
+FUZZ_FLAGS := --cfg fuzzing -Cpasses=sancov-module -Ccodegen-units=1 $(foreach flag, level=4 \
+  inline-8bit-counters pc-table trace-compares,-Cllvm-args=-sanitizer-coverage-$(flag)) \
+  $(if $(SANITIZER),-Zsanitizer=$(SANITIZER))
+
+fuzz:  ## feed the tokenizer hostile bytes, FUZZ_SECONDS (60) for each target of fuzz/
+	RUSTFLAGS='$(FUZZ_FLAGS)' cargo build --quiet --release --manifest-path fuzz/Cargo.toml \
+	  --target $(FUZZ_HOST) --target-dir fuzz/target
+	@set -e; for target in $(FUZZ_TARGETS); do \
+	  mkdir -p fuzz/corpus/$$target fuzz/artifacts/$$target; echo "== $$target"; \
+	  fuzz/target/$(FUZZ_HOST)/release/$$target fuzz/corpus/$$target fuzz/kept/$$target -timeout=20 \
+	    -max_total_time=$(FUZZ_SECONDS) -artifact_prefix=fuzz/artifacts/$$target/ -print_final_stats=1; done
 
 lint: .venv/develops.stamp  ## check style and types, Rust and Python
 	$(BIN)/ruff check

@@ -48,11 +48,21 @@ pub(crate) fn merge(
 #[cfg(target_arch = "x86_64")]
 #[inline(always)]
 pub(crate) fn is_wide() -> bool {
+    #[cfg(test)]
+    if NARROW.get() {
+        return false;
+    }
     is_x86_feature_detected!("avx2")
         && is_x86_feature_detected!("bmi1")
         && is_x86_feature_detected!("bmi2")
         && is_x86_feature_detected!("lzcnt")
         && is_x86_feature_detected!("popcnt")
+}
+
+#[cfg(test)]
+thread_local! {
+    /// Whether this thread, in a test, does as if its processor had no wide registers.
+    pub(crate) static NARROW: std::cell::Cell<bool> = const { std::cell::Cell::new(false) };
 }
 
 /// Pieces of 2 to [`SHORT`] bytes, by the widest registers that there are.

@@ -5,9 +5,12 @@
 mod cache;
 pub mod control;
 pub mod count;
+mod decode;
 mod encode;
 pub mod error;
 pub mod formats;
+#[cfg(any(test, feature = "fuzzing"))]
+pub mod fuzz;
 mod hash;
 pub mod kernels;
 pub mod pretokenize;

@@ -13,6 +13,7 @@ use crate::shards;
 use crate::specials::{Names, SpecialRule};
 use crate::tokenizer::{DecodeStream as Stream, Tokenizer as Core};
 use crate::train::{Tie, TrainOptions, train};
+use numpy::ndarray::{Axis, Slice};
 use numpy::{
     Element, PyArray1, PyArray2, PyArrayMethods, PyReadonlyArray1, PyReadwriteArray1,
     PyUntypedArrayMethods,
@@ -21,7 +22,8 @@ use pyo3::buffer::PyBuffer;
 use pyo3::exceptions::{PyKeyboardInterrupt, PyOSError, PyTypeError};
 use pyo3::import_exception;
 use pyo3::prelude::*;
-use pyo3::types::{PyBytes, PyDict, PyString};
+use pyo3::sync::PyOnceLock;
+use pyo3::types::{PyBytes, PyDict, PyInt, PyList, PyString};
 use std::borrow::Cow;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
@@ -284,12 +286,51 @@ type IdsAndOffsets<'py> = (Bound<'py, PyArray1<u32>>, Bound<'py, PyArray1<u64>>)
 
 /// Text <-> ids; immutable.
 #[pyclass(frozen, module = "microgpt._core")]
-struct Tokenizer(Arc<Core>);
+struct Tokenizer(Arc<Core>, Integers);
+
+/// An int object for each id, made by the first call that returns lists: one reference costs less than
+/// a new object an id.
+type Integers = PyOnceLock<Vec<Py<PyInt>>>;
+
+impl From<Core> for Tokenizer {
+    fn from(core: Core) -> Self {
+        Self(Arc::new(core), PyOnceLock::new())
+    }
+}
 
 impl Tokenizer {
+    /// The ids of all texts, and where each text's begin.
+    fn encode_texts(
+        &self,
+        py: Python<'_>,
+        texts: &[Bound<'_, PyAny>],
+        allowed: Option<Vec<String>>,
+        refused: Option<Vec<String>>,
+        threads: Option<usize>,
+    ) -> PyResult<(Vec<u32>, Vec<u64>)> {
+        let held = texts.iter().map(text_bytes).collect::<PyResult<Vec<_>>>()?;
+        let texts: Vec<&[u8]> = held.iter().map(AsRef::as_ref).collect();
+        let (rule, bytes) = (
+            rule(allowed, refused),
+            texts.iter().map(|text| text.len()).sum(),
+        );
+        on_text(py, bytes, |control| {
+            self.0.encode_batch(&texts, &rule, threads, control)
+        })
+    }
+
+    fn list<'py>(&self, py: Python<'py>, ids: &[u32]) -> PyResult<Bound<'py, PyList>> {
+        let integers = self.1.get_or_try_init(py, || {
+            let ids = 0..self.0.vocab().size() as u32;
+            let integers = ids.map(|id| Ok(id.into_pyobject(py)?.unbind()));
+            integers.collect::<PyResult<_>>()
+        })?;
+        PyList::new(py, ids.iter().map(|&id| integers[id as usize].bind(py)))
+    }
+
     /// Makes one by long work.
     fn make(py: Python<'_>, work: impl FnOnce() -> Result<Core> + Send) -> PyResult<Self> {
-        Ok(Self(Arc::new(supervised(py, &Control::new(), None, work)?)))
+        Ok(supervised(py, &Control::new(), None, work)?.into())
     }
 }
 
@@ -297,9 +338,7 @@ impl Tokenizer {
 impl Tokenizer {
     #[staticmethod]
     fn byte(special_tokens: Vec<String>) -> PyResult<Self> {
-        Ok(Self(Arc::new(
-            Core::byte(&special_tokens).map_err(to_python)?,
-        )))
+        Ok(Core::byte(&special_tokens).map_err(to_python)?.into())
     }
 
     #[staticmethod]
@@ -332,7 +371,7 @@ impl Tokenizer {
         let core = supervised(py, &control, progress, || {
             training.on_files(&files, &control)
         })?;
-        Ok(Self(Arc::new(core)))
+        Ok(core.into())
     }
 
     #[staticmethod]
@@ -350,7 +389,7 @@ impl Tokenizer {
     ) -> PyResult<Self> {
         let training = Training::new(vocab_size, epochs, pattern, tie, special_tokens, threads);
         let core = training.map_err(to_python)?.on_texts(texts, progress)?;
-        Ok(Self(Arc::new(core)))
+        Ok(core.into())
     }
 
     #[staticmethod]
@@ -373,7 +412,7 @@ impl Tokenizer {
         let core = supervised(py, &control, progress, || {
             training.on_source(&source, &control)
         })?;
-        Ok(Self(Arc::new(core)))
+        Ok(core.into())
     }
 
     #[staticmethod]
@@ -467,16 +506,36 @@ impl Tokenizer {
         refused: Option<Vec<String>>,
         threads: Option<usize>,
     ) -> PyResult<IdsAndOffsets<'py>> {
-        let held = texts.iter().map(text_bytes).collect::<PyResult<Vec<_>>>()?;
-        let texts: Vec<&[u8]> = held.iter().map(AsRef::as_ref).collect();
-        let (rule, bytes) = (
-            rule(allowed, refused),
-            texts.iter().map(|text| text.len()).sum(),
-        );
-        let (ids, offsets) = on_text(py, bytes, |control| {
-            self.0.encode_batch(&texts, &rule, threads, control)
-        })?;
+        let (ids, offsets) = self.encode_texts(py, &texts, allowed, refused, threads)?;
         Ok((PyArray1::from_vec(py, ids), PyArray1::from_vec(py, offsets)))
+    }
+
+    fn encode_to_list<'py>(
+        &self,
+        py: Python<'py>,
+        text: &Bound<'py, PyAny>,
+        allowed: Option<Vec<String>>,
+        refused: Option<Vec<String>>,
+        threads: Option<usize>,
+    ) -> PyResult<Bound<'py, PyList>> {
+        let (text, rule) = (text_bytes(text)?, rule(allowed, refused));
+        let ids = on_text(py, text.len(), |control| {
+            self.0.encode(&text, &rule, threads, control)
+        })?;
+        self.list(py, &ids)
+    }
+
+    fn encode_batch_to_lists<'py>(
+        &self,
+        py: Python<'py>,
+        texts: Vec<Bound<'py, PyAny>>,
+        allowed: Option<Vec<String>>,
+        refused: Option<Vec<String>>,
+        threads: Option<usize>,
+    ) -> PyResult<Vec<Bound<'py, PyList>>> {
+        let (ids, offsets) = self.encode_texts(py, &texts, allowed, refused, threads)?;
+        let list = |ends: &[u64]| self.list(py, &ids[ends[0] as usize..ends[1] as usize]);
+        offsets.windows(2).map(list).collect()
     }
 
     fn count(
@@ -604,6 +663,14 @@ impl Tokenizer {
     }
 }
 
+/// The ids in a list of ints, which NumPy takes long to read; None where an item is anything else.
+#[pyfunction]
+fn listed_ids<'py>(list: &Bound<'py, PyList>) -> Option<Bound<'py, PyArray1<u32>>> {
+    let id = |item: Bound<'py, PyAny>| item.cast_exact::<PyInt>().ok()?.extract::<u32>().ok();
+    let ids = list.iter().map(id).collect::<Option<Vec<u32>>>()?;
+    Some(PyArray1::from_vec(list.py(), ids))
+}
+
 /// The bytes of `ids`, a one-dimensional integer array.
 fn decode(py: Python<'_>, core: &Core, ids: &Bound<'_, PyAny>) -> PyResult<Vec<u8>> {
     if let Ok(ids) = ids.extract::<PyReadonlyArray1<'_, u32>>() {
@@ -632,8 +699,10 @@ fn decode_array<T: Element + Copy>(
     let (view, mut chunk) = (ids.as_array(), Vec::new());
     for start in (0..ids.len()).step_by(DECODE_CHUNK) {
         chunk.clear();
-        for place in start..ids.len().min(start + DECODE_CHUNK) {
-            let id = widen(view[place]);
+        chunk.reserve(DECODE_CHUNK);
+        let end = ids.len().min(start + DECODE_CHUNK);
+        for &id in view.slice_axis(Axis(0), Slice::from(start..end)) {
+            let id = widen(id);
             chunk.push(u32::try_from(id).map_err(|_| to_python(core.no_token(id)))?);
         }
         py.detach(|| core.decode_into(&chunk, &mut bytes))
@@ -969,6 +1038,7 @@ fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<Tokenizer>()?;
     module.add_class::<DecodeStream>()?;
     module.add_function(wrap_pyfunction!(unicode, module)?)?;
+    module.add_function(wrap_pyfunction!(listed_ids, module)?)?;
     module.add_function(wrap_pyfunction!(write_dataset, module)?)?;
     module.add_function(wrap_pyfunction!(input_fingerprint, module)?)?;
     module.add_function(wrap_pyfunction!(list_inputs, module)?)?;

@@ -10,6 +10,7 @@
 
 use crate::cache::{INLINE, LISTED_IDS, WordCache, key, key_of, prefer_huge_pages};
 use crate::control::Control;
+use crate::decode::Decoder;
 #[cfg(target_arch = "x86_64")]
 use crate::encode::is_wide;
 use crate::encode::{Scratch, merge};
@@ -41,6 +42,8 @@ pub struct Tokenizer {
     finders: Finders,
     shelf: [Mutex<Option<Box<Memory>>>; SHELF],
     fingerprint: OnceLock<String>,
+    /// Made by the first call that decodes.
+    decoder: OnceLock<Decoder>,
 }
 
 /// What an encoder remembers between texts.
@@ -157,6 +160,7 @@ impl Tokenizer {
             finders,
             shelf: Default::default(),
             fingerprint: OnceLock::new(),
+            decoder: OnceLock::new(),
         }
     }
 
@@ -381,10 +385,11 @@ impl Tokenizer {
     /// # Errors
     /// [`Error::Usage`] where an id has no token.
     pub fn decode_into(&self, ids: &[u32], out: &mut Vec<u8>) -> Result<()> {
-        for &id in ids {
-            out.extend_from_slice(self.token(id)?);
-        }
-        Ok(())
+        let tokens = self.vocab.tokens();
+        let decoder = self.decoder.get_or_init(|| Decoder::new(tokens));
+        decoder
+            .decode(tokens, ids, out)
+            .map_err(|id| self.no_token(id.into()))
     }
 
     /// The bytes of one token.

@@ -101,6 +101,20 @@ class Tokenizer:
         refused: Sequence[str] | None,
         threads: int | None,
     ) -> tuple[NDArray[np.uint32], NDArray[np.uint64]]: ...
+    def encode_to_list(
+        self,
+        text: Text,
+        allowed: Sequence[str] | None,
+        refused: Sequence[str] | None,
+        threads: int | None,
+    ) -> list[int]: ...
+    def encode_batch_to_lists(
+        self,
+        texts: Sequence[Text],
+        allowed: Sequence[str] | None,
+        refused: Sequence[str] | None,
+        threads: int | None,
+    ) -> list[list[int]]: ...
     def count(
         self, text: Text, allowed: Sequence[str] | None, refused: Sequence[str] | None
     ) -> int: ...
@@ -128,6 +142,9 @@ class Tokenizer:
         """Shape (n, 2): left id, right id, in order of rank."""
     @property
     def fingerprint(self) -> str: ...
+
+def listed_ids(ids: list[Any]) -> NDArray[np.uint32] | None:
+    """The ids in a list of ints; None where an item is anything else, or does not fit."""
 
 class DecodeStream:
     """Feeds on ids, gives text that never ends inside a character."""

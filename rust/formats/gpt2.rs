@@ -16,10 +16,22 @@ use std::path::Path;
 /// # Errors
 /// [`Error::Io`], and [`Error::Format`] where a file is not what it should be.
 pub fn load(vocab: &Path, merges: &Path) -> Result<Tokenizer> {
-    let (vocab_bytes, merges_bytes) = (read(vocab)?, read(merges)?);
-    let entries: Entries = serde_json::from_slice(&vocab_bytes)
+    from_bytes(&read(vocab)?, &read(merges)?, vocab, merges)
+}
+
+/// The same from memory; `vocab` and `merges` are named in errors.
+///
+/// # Errors
+/// [`Error::Format`] as [`load`].
+pub fn from_bytes(
+    vocab_bytes: &[u8],
+    merges_bytes: &[u8],
+    vocab: &Path,
+    merges: &Path,
+) -> Result<Tokenizer> {
+    let entries: Entries = serde_json::from_slice(vocab_bytes)
         .map_err(|error| Error::format(vocab, error.to_string()))?;
-    let text = std::str::from_utf8(&merges_bytes)
+    let text = std::str::from_utf8(merges_bytes)
         .map_err(|error| Error::format(merges, error.to_string()))?;
     let (spelled, made) = parse_merges(text).map_err(|what| Error::format(merges, what))?;
     let (tokens, specials) =

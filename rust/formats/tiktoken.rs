@@ -14,7 +14,8 @@ use std::path::Path;
 /// number of their ranks.
 fn published_specials(pattern: &str, ranks: usize) -> &'static [(&'static str, u32)] {
     match (pattern, ranks) {
-        ("gpt2", 50_256) => &[("<|endoftext|>", 50_256)],
+        // r50k; p50k adds runs of spaces.
+        ("gpt2", 50_256 | 50_280) => &[("<|endoftext|>", 50_256)],
         ("cl100k", 100_256) => &[
             ("<|endoftext|>", 100_257),
             ("<|fim_prefix|>", 100_258),
@@ -37,9 +38,21 @@ pub fn load(
     pattern: Pattern,
     specials: Option<Vec<(String, u32)>>,
 ) -> Result<Tokenizer> {
-    let bytes = read(path)?;
+    from_bytes(&read(path)?, path, pattern, specials)
+}
+
+/// The same from memory; `path` is named in errors.
+///
+/// # Errors
+/// [`Error::Format`] as [`load`].
+pub fn from_bytes(
+    bytes: &[u8],
+    path: &Path,
+    pattern: Pattern,
+    specials: Option<Vec<(String, u32)>>,
+) -> Result<Tokenizer> {
     let bad = |what: String| Error::format(path, what);
-    let tokens = parse(&bytes).map_err(bad)?;
+    let tokens = parse(bytes).map_err(bad)?;
     let specials: Vec<Special> = match specials {
         Some(given) => given
             .into_iter()

@@ -227,7 +227,8 @@ pub fn source_fingerprint(inputs: &[InputFacts], options: &ReadOptions) -> Strin
 pub fn verify_dataset(folder: &Path, control: &Control) -> Result<()> {
     let manifest = Manifest::read(folder)?;
     let shards = || manifest.train.shards.iter().chain(&manifest.valid.shards);
-    control.begin(Stage::Read, shards().map(|shard| shard.bytes).sum());
+    let total = shards().fold(0, |sum: u64, shard| sum.saturating_add(shard.bytes));
+    control.begin(Stage::Read, total);
     for shard in shards() {
         verify_shard(&folder.join(&shard.file), shard, manifest.dtype, control)?;
     }

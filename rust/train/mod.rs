@@ -11,8 +11,8 @@
 mod changes;
 mod corpus;
 mod pairs;
-#[cfg(test)]
-mod reference;
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) mod reference;
 #[cfg(test)]
 mod tests;
 mod ties;

@@ -1,5 +1,7 @@
 //! The trainer as its definition reads: after each merge, everything is counted again.
 
+#![allow(clippy::unwrap_used)] // It runs in tests and fuzz targets only.
+
 use super::{Merges, Tie};
 use std::collections::HashMap;
 
@@ -66,7 +68,7 @@ fn join(tokens: &[u32], pair: (u32, u32), id: u32) -> Vec<u32> {
 }
 
 /// All merges of the corpus up to `most`, at most `epochs` epochs.
-pub(super) fn train(pieces: &[(Vec<u8>, u64)], tie: Tie, most: usize, epochs: usize) -> Merges {
+pub(crate) fn train(pieces: &[(Vec<u8>, u64)], tie: Tie, most: usize, epochs: usize) -> Merges {
     let spell = |piece: &[u8]| piece.iter().map(|&byte| u32::from(byte)).collect();
     let mut text: Text = pieces.iter().map(|(piece, n)| (spell(piece), *n)).collect();
     let mut tokens: Vec<Vec<u8>> = (0..=255).map(|byte| vec![byte]).collect();

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from microgpt import Tokenizer
 from microgpt.errors import UsageError
 
-from .conftest import generated, published
+from .conftest import corpus, generated, published
 
 
 def test_ids_come_in_any_integer_type():
@@ -23,6 +23,19 @@ def test_ids_come_in_any_integer_type():
     assert tokenizer.decode(np.array([105, 104], np.uint16)[::-1]) == "hi"
     assert tokenizer.decode((104, 105)) == "hi"
     assert tokenizer.decode(104) == "h"
+
+
+def test_lists_decode_as_arrays_do():
+    tokenizer = published("r50k_base")
+    ids = tokenizer.encode(corpus("multilingual", 50_000))
+    text = tokenizer.decode(ids)
+    assert tokenizer.decode(ids.tolist()) == text
+    assert tokenizer.decode(list(ids)) == text
+    assert tokenizer.decode([np.int64(104)]) == tokenizer.decode([104])
+    assert tokenizer.decode([]) == ""
+    for wrong in ([True], [2**70], ["a"], [None], [1, [2]]):
+        with pytest.raises((UsageError, ValueError)):
+            tokenizer.decode(wrong)
 
 
 @pytest.mark.parametrize("ids", [[-1], [256], [2**31], [2**40], [2**63], [1.5], [[1, 2]], ["a"]])

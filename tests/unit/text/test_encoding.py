@@ -116,6 +116,31 @@ def test_a_batch_is_its_texts_one_by_one():
     assert (len(ids), offsets.tolist()) == (0, [0])
 
 
+def test_lists_hold_the_ids_of_arrays():
+    tokenizer = published("o200k_base")
+    text = corpus("multilingual", 100_000) + "<|endoftext|>"
+    ids = tokenizer.encode_to_list(text, allowed_special="all")
+    assert ids == tokenizer.encode(text, allowed_special="all").tolist()
+    assert {type(id) for id in ids} == {int}
+    texts = [text[:50], "", "<|endoftext|>", b"\xff"]
+    lists = tokenizer.encode_batch_to_lists(texts, allowed_special="all")
+    assert lists == [tokenizer.encode(one, allowed_special="all").tolist() for one in texts]
+    with pytest.raises(UsageError, match="spells the special token"):
+        tokenizer.encode_to_list(text)
+    with pytest.raises(UsageError, match="a list of texts"):
+        tokenizer.encode_batch_to_lists(text)
+
+
+def test_equal_ids_in_lists_are_one_object_that_outlives_its_tokenizer():
+    tokenizer = Tokenizer.from_merges([(104, 105), (256, 106)] + [(97, 97 + i) for i in range(300)])
+    text = "a" + chr(97 + 20)
+    first, second = tokenizer.encode_to_list(text * 2), tokenizer.encode_to_list(text)
+    assert first[0] > 256
+    assert all(id is second[0] for id in first)
+    del tokenizer, first
+    assert second[0] == 2 + 256 + 20
+
+
 def test_many_python_threads_share_one_tokenizer():
     tokenizer = published("o200k_base")
     texts = [corpus("multilingual", 600_000)[i::3][:50_000] for i in range(3)]
@@ -126,6 +151,12 @@ def test_many_python_threads_share_one_tokenizer():
         for i in range(20):
             place = (seed + i) % 3
             if not np.array_equal(tokenizer.encode(texts[place]), expected[place]):
+                wrong.append(place)
+            if tokenizer.encode_to_list(texts[place], threads=2) != expected[place].tolist():
+                wrong.append(place)
+            if tokenizer.decode(expected[place]) != texts[place]:
+                wrong.append(place)
+            if i % 5 == seed % 5 and tokenizer.count(texts[place]) != len(expected[place]):
                 wrong.append(place)
 
     workers = [threading.Thread(target=work, args=(seed,)) for seed in range(8)]

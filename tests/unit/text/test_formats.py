@@ -10,7 +10,7 @@ import pytest
 from microgpt import Tokenizer
 from microgpt.errors import DataError, UsageError
 
-from .conftest import PUBLISHED, data_file, published
+from .conftest import PUBLISHED, published, ranks_of
 
 MERGES = [(104, 105), (256, 106), (195, 169)]
 
@@ -46,7 +46,7 @@ def test_tokenizer_json_keeps_everything(small, tmp_path):
 def test_tiktoken_files_are_written_as_they_were_read(name, tmp_path):
     path = tmp_path / f"{name}.tiktoken"
     published(name).save(path)
-    assert path.read_bytes() == data_file(f"openai/{name}.tiktoken").read_bytes()
+    assert path.read_bytes() == ranks_of(name)
     assert Tokenizer.from_file(path) == published(name)
 
 
