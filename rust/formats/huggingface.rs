@@ -16,6 +16,7 @@ use serde::de::{Deserializer, Error as _, MapAccess, SeqAccess, Visitor};
 use serde_json::{Value, json};
 use std::borrow::Cow;
 use std::collections::HashMap;
+use std::fmt::Write as _;
 use std::path::Path;
 
 type Sentence<T> = std::result::Result<T, String>;
@@ -465,21 +466,21 @@ pub fn to_json(tokenizer: &Tokenizer) -> String {
             )
         })
         .collect();
-    let tokens: Vec<String> = written_tokens(vocab)
-        .iter()
-        .map(|(id, text)| format!("      {}: {id}", quoted(text)))
-        .collect();
-    let token = |id| printable::to_text(vocab.tokens().get(id));
-    let merges: Vec<String> = vocab
-        .merges()
-        .iter()
-        .map(|&(left, right)| {
-            format!(
-                "      {}",
-                quoted(&format!("{} {}", token(left), token(right)))
-            )
-        })
-        .collect();
+    let mut tokens = String::new();
+    for (id, text) in written_tokens(vocab) {
+        begin_line(&mut tokens);
+        quote(&mut tokens, &text);
+        // Writing into a String cannot fail.
+        let _ = write!(tokens, ": {id}");
+    }
+    let mut merges = String::new();
+    for &(left, right) in vocab.merges() {
+        begin_line(&mut merges);
+        let mut pair = printable::to_text(vocab.tokens().get(left));
+        pair.push(' ');
+        pair.extend(printable::chars(vocab.tokens().get(right)));
+        quote(&mut merges, &pair);
+    }
     format!(
         r#"{{
   "version": "1.0",
@@ -513,9 +514,34 @@ pub fn to_json(tokenizer: &Tokenizer) -> String {
         added.join(",\n"),
         pre_tokenizer(tokenizer.pattern()),
         vocab.whole_pieces(),
-        tokens.join(",\n"),
-        merges.join(",\n")
+        tokens,
+        merges
     )
+}
+
+/// Ends the line before, if there is one, and begins the next.
+fn begin_line(lines: &mut String) {
+    lines.push_str(if lines.is_empty() {
+        "      "
+    } else {
+        ",\n      "
+    });
+}
+
+/// Appends a JSON string; by hand, because a vocabulary has tens of thousands.
+fn quote(json: &mut String, text: &str) {
+    json.push('"');
+    for char in text.chars() {
+        match char {
+            '"' | '\\' => json.extend(['\\', char]),
+            '\0'..='\u{1F}' => {
+                // Writing into a String cannot fail.
+                let _ = write!(json, "\\u{:04x}", u32::from(char));
+            }
+            _ => json.push(char),
+        }
+    }
+    json.push('"');
 }
 
 /// Ids and how a vocabulary in JSON writes them, by ascending id. Special tokens are among them:

@@ -47,9 +47,14 @@ const BYTES: [u16; 0x144] = {
     bytes
 };
 
+/// The characters that stand for `bytes`.
+pub(crate) fn chars(bytes: &[u8]) -> impl Iterator<Item = char> {
+    bytes.iter().map(|&byte| CHARS[usize::from(byte)])
+}
+
 /// Writes `bytes` as characters.
 pub(crate) fn to_text(bytes: &[u8]) -> String {
-    bytes.iter().map(|&byte| CHARS[usize::from(byte)]).collect()
+    chars(bytes).collect()
 }
 
 /// Appends the bytes that `text` stands for.

@@ -1,8 +1,8 @@
 //! Ids -> shard files, so that a write which is killed at any moment goes on where it was.
 //!
-//! A shard grows under a temporary name. Full, it is sealed: header written, synced, renamed, hashed.
-//! From time to time a checkpoint is made: what was written is synced, and the journal replaced. All
-//! that waits for the disk or hashes is done by a thread of its own, in order.
+//! A shard grows under a temporary name, and its ids are hashed as they come. Full, it is sealed:
+//! header written, synced, renamed. From time to time a checkpoint is made: what was written is synced,
+//! and the journal replaced. All that waits for the disk is done by a thread of its own, in order.
 
 use super::manifest::{ShardFacts, to_json, write_whole};
 use super::read::hex;
@@ -125,6 +125,8 @@ pub struct ShardWriter<'f> {
     shard_tokens: u64,
     progress: Progress,
     open: Option<(File, PathBuf)>,
+    /// Of the ids in the open shard.
+    hasher: Sha256,
 }
 
 impl<'f> ShardWriter<'f> {
@@ -146,11 +148,13 @@ impl<'f> ShardWriter<'f> {
             shard_tokens,
             progress,
             open: None,
+            hasher: Sha256::new(),
         };
         if progress.partial_tokens > 0 {
             let path = writer.temporary_path();
             let written = HEADER_BYTES as u64 + progress.partial_tokens * width.bytes();
             let file = reopen(&path, written).map_err(Error::io("cannot go on with", &path))?;
+            writer.hasher = hash_ids(&path)?.0;
             writer.open = Some((file, path));
         }
         Ok(writer)
@@ -178,6 +182,7 @@ impl<'f> ShardWriter<'f> {
             let (file, path) = self.open_file()?;
             file.write_all(now)
                 .map_err(Error::io("cannot write", path))?;
+            self.hasher.update(now);
             self.progress.partial_tokens += now.len() as u64 / self.width.bytes();
             ids = later;
             if self.progress.partial_tokens == self.shard_tokens {
@@ -199,12 +204,16 @@ impl<'f> ShardWriter<'f> {
         let tokens = std::mem::take(&mut self.progress.partial_tokens);
         let path = self.folder.join(self.file_name(self.progress.sealed));
         self.progress.sealed += 1;
-        let header = Box::new(self.width.header(tokens));
+        let sealed = Sealed {
+            path,
+            bytes: HEADER_BYTES as u64 + tokens * self.width.bytes(),
+            ids_sha256: hex(&std::mem::take(&mut self.hasher).finalize()),
+        };
         finisher.send(Task::Seal {
             file,
             temporary,
-            path,
-            header,
+            header: Box::new(self.width.header(tokens)),
+            sealed,
         })
     }
 
@@ -248,14 +257,15 @@ impl<'f> ShardWriter<'f> {
             .map(|file| {
                 let path = self.folder.join(&file);
                 let found = sealed.iter().find(|one| one.path == path);
-                let Sealed { bytes, sha256, .. } =
-                    found.ok_or_else(|| Error::format(&path, "was never hashed"))?;
+                let Sealed {
+                    bytes, ids_sha256, ..
+                } = found.ok_or_else(|| Error::format(&path, "was never hashed"))?;
                 let tokens = (bytes - HEADER_BYTES as u64) / self.width.bytes();
                 Ok(ShardFacts {
                     file,
                     tokens,
                     bytes: *bytes,
-                    sha256: sha256.clone(),
+                    ids_sha256: ids_sha256.clone(),
                 })
             })
             .collect()
@@ -305,10 +315,10 @@ pub enum Task {
         file: File,
         /// Its name so far.
         temporary: PathBuf,
-        /// Its final name.
-        path: PathBuf,
         /// Its header.
         header: Box<[u8; HEADER_BYTES]>,
+        /// What it will be.
+        sealed: Sealed,
     },
     /// Hash a shard that an earlier process sealed.
     Hash {
@@ -331,7 +341,7 @@ pub enum Task {
 pub struct Sealed {
     path: PathBuf,
     bytes: u64,
-    sha256: String,
+    ids_sha256: String,
 }
 
 /// The thread that waits for the disk.
@@ -387,18 +397,26 @@ fn work(queue: Receiver<Task>) -> Result<Vec<Sealed>> {
             Task::Seal {
                 mut file,
                 temporary,
-                path,
                 header,
+                sealed: shard,
             } => {
                 file.seek(SeekFrom::Start(0))
                     .and_then(|_| file.write_all(header.as_slice()))
                     .and_then(|()| file.sync_all())
                     .map_err(Error::io("cannot write", &temporary))?;
                 drop(file);
-                fs::rename(&temporary, &path).map_err(Error::io("cannot write", &path))?;
-                sealed.push(hash(path)?);
+                fs::rename(&temporary, &shard.path)
+                    .map_err(Error::io("cannot write", &shard.path))?;
+                sealed.push(shard);
             }
-            Task::Hash { path } => sealed.push(hash(path)?),
+            Task::Hash { path } => {
+                let (hasher, length) = hash_ids(&path)?;
+                sealed.push(Sealed {
+                    path,
+                    bytes: HEADER_BYTES as u64 + length,
+                    ids_sha256: hex(&hasher.finalize()),
+                });
+            }
             Task::Checkpoint {
                 journal,
                 path,
@@ -414,23 +432,21 @@ fn work(queue: Receiver<Task>) -> Result<Vec<Sealed>> {
     Ok(sealed)
 }
 
-fn hash(path: PathBuf) -> Result<Sealed> {
-    let mut file = File::open(&path).map_err(Error::io("cannot read", &path))?;
-    let mut hasher = Sha256::new();
-    let mut block = vec![0; 256 << 10];
-    let mut bytes = 0;
-    loop {
-        let length = file
-            .read(&mut block)
-            .map_err(Error::io("cannot read", &path))?;
-        if length == 0 {
-            return Ok(Sealed {
-                path,
-                bytes,
-                sha256: hex(&hasher.finalize()),
-            });
+/// Hashes what follows a shard's header, and tells how many bytes that is.
+fn hash_ids(path: &Path) -> Result<(Sha256, u64)> {
+    let refused = Error::io("cannot read", path);
+    let hash = || {
+        let mut file = File::open(path)?;
+        file.seek(SeekFrom::Start(HEADER_BYTES as u64))?;
+        let (mut hasher, mut block, mut length) = (Sha256::new(), vec![0; 256 << 10], 0);
+        loop {
+            let read = file.read(&mut block)?;
+            if read == 0 {
+                return Ok((hasher, length));
+            }
+            hasher.update(&block[..read]);
+            length += read as u64;
         }
-        hasher.update(&block[..length]);
-        bytes += length as u64;
-    }
+    };
+    hash().map_err(refused)
 }

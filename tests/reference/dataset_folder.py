@@ -30,8 +30,8 @@ def write_split(
         data = shard_bytes(part, dtype)
         file = f"{name}-{number:05d}.bin"
         (folder / file).write_bytes(data)
-        sha256 = hashlib.sha256(data).hexdigest()
-        shards.append({"file": file, "tokens": len(part), "bytes": len(data), "sha256": sha256})
+        sha256 = hashlib.sha256(data[1024:]).hexdigest()
+        shards.append({"file": file, "tokens": len(part), "bytes": len(data), "ids_sha256": sha256})
     return shards
 
 
@@ -57,7 +57,7 @@ def write_dataset_folder(
         }  # fmt: skip
     manifest = {
         "format": "microgpt-dataset",
-        "version": 1,
+        "version": 2,
         "tokenizer": {
             "fingerprint": "0" * 64, "vocab_size": vocab_size, "end_of_text_id": None,
             "kind": "byte",

@@ -22,7 +22,7 @@ from microgpt.errors import DataError
 
 MANIFEST_FILE = "manifest.json"
 TOKENIZER_FILE = "tokenizer.json"
-FORMAT, VERSION = "microgpt-dataset", 1
+FORMAT, VERSION = "microgpt-dataset", 2
 
 HEADER_BYTES = 1024
 _KNOWN_HEADERS = {(20240520, 1): np.dtype("<u2"), (20240801, 7): np.dtype("<u4")}
@@ -38,7 +38,7 @@ class ShardInfo:
     file: str
     tokens: int
     bytes: int
-    sha256: str
+    ids_sha256: str
 
 
 @dataclass(frozen=True)
