@@ -62,34 +62,35 @@ impl WordCache {
         }
     }
 
-    /// Starts loading the place of a short piece; returns the hash that finds it.
+    /// Starts loading the set of a short piece; returns where it begins.
     #[inline(always)]
-    pub(crate) fn approach(&self, key: u128) -> u64 {
-        let hash = hash_key(key);
-        prefetch(self.sets.set(self.sets.start(hash)));
-        hash
+    pub(crate) fn approach(&self, key: u128) -> usize {
+        let start = self.sets.start(hash_key(key));
+        prefetch(self.sets.set(start));
+        start
     }
 
-    /// The same for a piece of more than [`INLINE`] bytes.
+    /// The same for a piece of more than [`INLINE`] bytes, which gets a key from `base` on, with its
+    /// hash in the low half, and a set that does not have it.
     #[inline(always)]
-    pub(crate) fn approach_long(&self, piece: &[u8]) -> u64 {
-        if piece.len() > LONGEST {
-            return 0;
+    pub(crate) fn approach_long(&self, base: u128, piece: &[u8]) -> (u128, usize) {
+        let mut hash = 0;
+        if piece.len() <= LONGEST {
+            hash = hash_bytes(piece);
+            prefetch(&self.records.index[hash as usize & (self.records.index.len() - 1)]);
         }
-        let hash = hash_bytes(piece);
-        prefetch(&self.records.index[hash as usize & (self.records.index.len() - 1)]);
-        hash
+        (base | u128::from(hash), self.sets.base)
     }
 
-    /// The ids of a short piece, if its own set has them.
+    /// The table of short pieces as it is now, for one quick look after the other.
     #[inline(always)]
-    pub(crate) fn few<const WIDE: bool>(&self, hash: u64, key: u128) -> Option<Few> {
-        self.sets.get::<WIDE>(self.sets.start(hash), key)
+    pub(crate) fn quick(&self) -> Quick<'_> {
+        Quick(&self.sets.words)
     }
 
-    /// The same, where the piece may have found its own set full when it came.
-    pub(crate) fn few_anywhere(&self, hash: u64, key: u128) -> Option<Few> {
-        self.sets.find(hash, key)
+    /// The ids of a short piece, which may have found its own set full when it came.
+    pub(crate) fn few_anywhere(&self, key: u128) -> Option<Few> {
+        self.sets.find(hash_key(key), key)
     }
 
     /// The ids of a short piece that has more than four, with others behind them, and how many are
@@ -120,7 +121,8 @@ impl WordCache {
     }
 
     /// Remembers a piece of up to [`INLINE`] bytes. `seeds` are what a growing table takes in.
-    pub(crate) fn insert(&mut self, hash: u64, key: u128, ids: &[u32], seeds: Option<&Sets>) {
+    pub(crate) fn insert(&mut self, key: u128, ids: &[u32], seeds: Option<&Sets>) {
+        let hash = hash_key(key);
         if self.sets.is_full() {
             self.sets.grow(seeds);
         }
@@ -149,6 +151,22 @@ impl WordCache {
         if piece.len() <= LONGEST {
             self.records.insert(hash, piece, ids);
         }
+    }
+}
+
+/// A look into the sets that keeps where they are in a register.
+#[derive(Clone, Copy)]
+pub(crate) struct Quick<'a>(&'a [u64]);
+
+impl Quick<'_> {
+    /// The ids of a short piece, if the set that begins at `start` has them. A place that was
+    /// approached before the table grew is inside the table still, only in vain.
+    #[inline(always)]
+    pub(crate) fn few<const WIDE: bool>(self, start: usize, key: u128) -> Option<Few> {
+        debug_assert!(start + SET_WORDS <= self.0.len());
+        // SAFETY: `start` is from `approach` or `approach_long`, so the set was inside the table,
+        // which only grows.
+        few::<WIDE>(unsafe { &*self.0.as_ptr().add(start).cast() }, key)
     }
 }
 
@@ -250,9 +268,9 @@ impl Sets {
     pub(crate) fn find(&self, hash: u64, key: u128) -> Option<Few> {
         let start = self.start(hash);
         let full = self.set(start)[3] != 0;
-        self.get::<false>(start, key).or_else(|| {
+        few::<false>(self.set(start), key).or_else(|| {
             if full {
-                self.get::<false>(self.neighbour(start), key)
+                few::<false>(self.set(self.neighbour(start)), key)
             } else {
                 None
             }
@@ -262,22 +280,6 @@ impl Sets {
     /// Places a piece of one id, and never grows.
     pub(crate) fn place_one(&mut self, key: u128, id: u32) {
         self.place(hash_key(key), key, pack([id, 0, 0, 0], 1));
-    }
-
-    /// What the set that begins at `start` knows of a piece.
-    #[inline(always)]
-    fn get<const WIDE: bool>(&self, start: usize, key: u128) -> Option<Few> {
-        let set = self.set(start);
-        // Which of the two ways holds the piece is a coin toss, so it is computed, not branched on.
-        let [first, second] = same_keys::<WIDE>(set, key);
-        if !(first | second) {
-            return None;
-        }
-        let way = usize::from(!first) * 2;
-        let (a, b) = (set[(4 + way) & 7], set[(5 + way) & 7]);
-        let first = a as u32 & ((1 << COUNT_SHIFT) - 1);
-        let count = (a as u32 >> COUNT_SHIFT) as usize;
-        Some(([first, (a >> 32) as u32, b as u32, (b >> 32) as u32], count))
     }
 
     fn is_full(&self) -> bool {
@@ -343,23 +345,38 @@ impl Sets {
     }
 }
 
-/// Which of a set's two keys are this one.
+/// What a set knows of a piece.
 #[inline(always)]
-fn same_keys<const WIDE: bool>(set: &[u64; SET_WORDS], key: u128) -> [bool; 2] {
+fn few<const WIDE: bool>(set: &[u64; SET_WORDS], key: u128) -> Option<Few> {
+    // Which of the two ways holds the piece is a coin toss, so it is computed, not branched on.
+    let same = same_keys::<WIDE>(set, key);
+    if same == 0 {
+        return None;
+    }
+    let way = ((same & 1) ^ 1) as usize * 2;
+    let (a, b) = (set[4 + way], set[5 + way]);
+    let first = a as u32 & ((1 << COUNT_SHIFT) - 1);
+    let count = (a as u32 >> COUNT_SHIFT) as usize;
+    Some(([first, (a >> 32) as u32, b as u32, (b >> 32) as u32], count))
+}
+
+/// Bit 0 where a set's first key is this one, bit 2 where the second is.
+#[inline(always)]
+fn same_keys<const WIDE: bool>(set: &[u64; SET_WORDS], key: u128) -> u32 {
     #[cfg(target_arch = "x86_64")]
     if WIDE {
         // SAFETY: only functions compiled for AVX2, called where there is AVX2, ask so.
         return unsafe { same_keys_avx2(set, key) };
     }
     let (low, high) = (key as u64, (key >> 64) as u64);
-    let same = |at: usize| (set[at] ^ low) | (set[at + 1] ^ high) == 0;
-    [same(0), same(2)]
+    let same = |at: usize| u32::from((set[at] ^ low) | (set[at + 1] ^ high) == 0);
+    same(0) | same(2) << 2
 }
 
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx2")]
 #[inline]
-fn same_keys_avx2(set: &[u64; SET_WORDS], key: u128) -> [bool; 2] {
+fn same_keys_avx2(set: &[u64; SET_WORDS], key: u128) -> u32 {
     use std::arch::x86_64::{
         _mm_set_epi64x, _mm256_broadcastsi128_si256, _mm256_castsi256_pd, _mm256_cmpeq_epi64,
         _mm256_loadu_si256, _mm256_movemask_pd,
@@ -367,9 +384,8 @@ fn same_keys_avx2(set: &[u64; SET_WORDS], key: u128) -> [bool; 2] {
     let key = _mm256_broadcastsi128_si256(_mm_set_epi64x((key >> 64) as i64, key as i64));
     // SAFETY: the load is inside the set.
     let keys = unsafe { _mm256_loadu_si256(set.as_ptr().cast()) };
-    let same = _mm256_movemask_pd(_mm256_castsi256_pd(_mm256_cmpeq_epi64(keys, key)));
-    let both = same & same >> 1;
-    [both & 1 != 0, both & 4 != 0]
+    let same = _mm256_movemask_pd(_mm256_castsi256_pd(_mm256_cmpeq_epi64(keys, key))) as u32;
+    same & same >> 1 & 0b101
 }
 
 /// Asks for large pages, which the system zeroes and finds many times quicker than small ones.

@@ -25,8 +25,9 @@ use std::sync::{Mutex, OnceLock};
 
 /// Pieces looked up together: the cache line of each is on its way while the others are keyed.
 const TOGETHER: usize = 64;
-/// The key of a piece that has none of its own; the cache holds no such key.
-const LONG: u128 = u128::MAX;
+/// Keys from here on are of pieces that are too long for one: no set holds them, and their low half
+/// is the hash that finds their record.
+const LONG: u128 = 0xFF << 120;
 /// Less text than this does not pay for a thread.
 const BYTES_PER_THREAD: usize = 256 << 10;
 /// A part of a large text that one thread takes at a time.
@@ -614,16 +615,31 @@ impl Memory {
         ends: &[usize],
         sink: &mut S,
     ) -> Result<usize> {
-        let mut found = [(0_u128, 0_u64); TOGETHER];
-        let long = self.approach(text, start, ends, &mut found);
+        let mut found = [(0_u128, 0_usize); TOGETHER];
+        let (Some(&last), count) = (ends.last(), ends.len().min(TOGETHER)) else {
+            return Ok(start);
+        };
+        let found = &mut found[..count];
+        // Far from the end of the text no piece needs to ask whether sixteen bytes can be read.
+        let long = if last + 16 <= text.len() {
+            let key = |from: usize, length: usize| {
+                debug_assert!(from + 16 <= text.len());
+                // SAFETY: `from + 16 <= last + 16 <= text.len()`.
+                key_of(unsafe { *text.as_ptr().add(from).cast() }, length)
+            };
+            self.approach(text, start, ends, found, key)
+        } else {
+            self.approach_at_end(text, start, ends, found)
+        };
         if long {
-            for (_, hash) in found[..ends.len()].iter().filter(|(key, _)| *key == LONG) {
-                self.cache.approach_record(*hash);
+            for (key, _) in found.iter().filter(|(key, _)| *key >= LONG) {
+                self.cache.approach_record(*key as u64);
             }
         }
-        let mut cursor = sink.open(ends.len());
-        for (place, &(key, hash)) in found[..ends.len()].iter().enumerate() {
-            let known = self.cache.few::<WIDE>(hash, key);
+        let mut cursor = sink.open(count);
+        let mut quick = self.cache.quick();
+        for (place, &(key, at)) in found.iter().enumerate() {
+            let known = quick.few::<WIDE>(at, key);
             if let Some((ids, count)) = known
                 && count <= 4
             {
@@ -635,40 +651,48 @@ impl Memory {
             } else {
                 let from = if place == 0 { start } else { ends[place - 1] };
                 sink.close(cursor);
-                self.other(vocab, &text[from..ends[place]], key, hash, sink)?;
-                cursor = sink.open(ends.len() - place - 1);
+                self.other(vocab, &text[from..ends[place]], key, sink)?;
+                cursor = sink.open(count - place - 1);
+                quick = self.cache.quick();
             }
         }
         sink.close(cursor);
-        Ok(ends.last().copied().unwrap_or(start))
+        Ok(last)
     }
 
-    /// Key and hash of each piece, whose cache line is then on its way; whether some piece is long.
+    /// [`Memory::approach`] where the text ends before sixteen bytes of each piece could be read.
+    #[cold]
+    #[inline(never)]
+    fn approach_at_end(
+        &self,
+        text: &[u8],
+        start: usize,
+        ends: &[usize],
+        found: &mut [(u128, usize)],
+    ) -> bool {
+        let key = |from: usize, length: usize| key(text, from, from + length);
+        self.approach(text, start, ends, found, key)
+    }
+
+    /// Leaves for each piece its key and its place in the cache, which is then on its way; whether
+    /// some piece is long. `key` is given a start and a length.
     #[inline(always)]
     fn approach(
         &self,
         text: &[u8],
         start: usize,
         ends: &[usize],
-        found: &mut [(u128, u64); TOGETHER],
+        found: &mut [(u128, usize)],
+        key: impl Fn(usize, usize) -> u128,
     ) -> bool {
         let (mut from, mut long) = (start, false);
-        // Far from the end of the text no piece needs to ask whether sixteen bytes can be read.
-        let inside = ends.last().is_some_and(|end| end + 16 <= text.len());
         for (found, &end) in found.iter_mut().zip(ends) {
             *found = if end - from <= INLINE {
-                let key = if inside {
-                    // SAFETY: `from + 16 <= end of the last piece + 16 <= text.len()`.
-                    let window = unsafe { text.as_ptr().add(from).cast::<[u8; 16]>() };
-                    // SAFETY: as above; an array of bytes may lie anywhere.
-                    key_of(unsafe { *window }, end - from)
-                } else {
-                    key(text, from, end)
-                };
+                let key = key(from, end - from);
                 (key, self.cache.approach(key))
             } else {
                 long = true;
-                (LONG, self.cache.approach_long(&text[from..end]))
+                self.cache.approach_long(LONG, &text[from..end])
             };
             from = end;
         }
@@ -682,15 +706,14 @@ impl Memory {
         vocab: &Vocab,
         piece: &[u8],
         key: u128,
-        hash: u64,
         sink: &mut impl Sink,
     ) -> Result<()> {
-        if key == LONG {
-            if let Some(ids) = self.cache.many(hash, piece) {
+        if key >= LONG {
+            if let Some(ids) = self.cache.many(key as u64, piece) {
                 sink.many(ids.iter().map(|id| u32::from_le_bytes(*id)));
                 return Ok(());
             }
-        } else if let Some((ids, count)) = self.cache.few_anywhere(hash, key) {
+        } else if let Some((ids, count)) = self.cache.few_anywhere(key) {
             if count <= 4 {
                 sink.many(ids[..count].iter().copied());
                 return Ok(());
@@ -700,19 +723,19 @@ impl Memory {
                 return Ok(());
             }
         }
-        self.make(vocab, piece, key, hash)?;
-        if key == LONG {
-            self.cache.insert_long(hash, piece, &self.symbols);
+        self.make(vocab, piece, key)?;
+        if key >= LONG {
+            self.cache.insert_long(key as u64, piece, &self.symbols);
         } else {
             let seeds = vocab.short_tokens();
-            self.cache.insert(hash, key, &self.symbols, seeds);
+            self.cache.insert(key, &self.symbols, seeds);
         }
         sink.many(self.symbols.iter().copied());
         Ok(())
     }
 
     /// Leaves the ids of a piece in `symbols`.
-    fn make(&mut self, vocab: &Vocab, piece: &[u8], key: u128, hash: u64) -> Result<()> {
+    fn make(&mut self, vocab: &Vocab, piece: &[u8], key: u128) -> Result<()> {
         if piece.len() >= u32::MAX as usize {
             return Err(Error::usage(format!(
                 "a piece of {} bytes without a split point is too long: the limit is 4 GiB",
@@ -720,7 +743,7 @@ impl Memory {
             )));
         }
         self.symbols.clear();
-        if let Some(id) = vocab.whole(piece, (key != LONG).then_some((key, hash))) {
+        if let Some(id) = vocab.whole(piece, (key < LONG).then_some(key)) {
             self.symbols.push(id);
             return Ok(());
         }

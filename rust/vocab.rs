@@ -17,7 +17,7 @@ use crate::cache::{INLINE, Sets, key};
 use crate::encode::{Scratch, merge};
 use crate::error::{Error, Result};
 use crate::formats::printable::to_bytes;
-use crate::hash::{hash_bytes, hash_word};
+use crate::hash::{hash_bytes, hash_key, hash_word};
 use sha2::{Digest, Sha256};
 use std::collections::HashSet;
 use std::ops::Range;
@@ -557,11 +557,11 @@ impl Vocab {
     }
 
     /// The id of a piece that need not be merged, or may not be, because it is a token. A short
-    /// piece comes with the word cache's key and hash.
-    pub(crate) fn whole(&self, piece: &[u8], short: Option<(u128, u64)>) -> Option<u32> {
+    /// piece comes with the word cache's key.
+    pub(crate) fn whole(&self, piece: &[u8], short: Option<u128>) -> Option<u32> {
         let found = short
             .zip(self.short_tokens.as_ref())
-            .and_then(|((key, hash), tokens)| tokens.find(hash, key))
+            .and_then(|(key, tokens)| tokens.find(hash_key(key), key))
             .map(|(ids, _)| ids[0]);
         let look = || self.index.get(&self.tokens, piece);
         found.or_else(|| if self.whole_pieces { look() } else { None })
