@@ -89,8 +89,8 @@ def test_folder_without_manifest_is_named(tmp_path: Path) -> None:
         ("{", "is no JSON"),
         ("[]", "is no manifest"),
         ('{"format": "parquet"}', "is no manifest"),
-        ('{"format": "microgpt-dataset", "version": 2}', "has version 2, but this program reads"),
-        ('{"format": "microgpt-dataset", "version": 1}', "is malformed at 'tokenizer'"),
+        ('{"format": "microgpt-dataset", "version": 1}', "has version 1, but this program reads"),
+        ('{"format": "microgpt-dataset", "version": 2}', "is malformed at 'tokenizer'"),
     ],
 )
 def test_foreign_manifest_is_refused(tmp_path: Path, text: str, sentence: str) -> None:
