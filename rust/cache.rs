@@ -22,6 +22,8 @@ const LONGEST: usize = 512;
 const SET_WORDS: usize = 8;
 const FIRST_SETS: usize = 1 << 12;
 const MAX_SETS: usize = 1 << 17;
+/// The usual size of a large page.
+const HUGE_PAGE: usize = 2 << 20;
 /// Tokens of the vocabulary that a table takes in when it first grows: those of lowest id.
 const MAX_SEEDS: usize = MAX_SETS / 2;
 
@@ -220,7 +222,7 @@ fn pack(four: [u32; 4], count: usize) -> [u64; 2] {
 pub(crate) struct Sets {
     /// Zeroed by the system, so that pages which no piece reaches cost nothing.
     words: Vec<u64>,
-    /// The first word on a cache line's edge.
+    /// The first word on the edge of a cache line, or of a large page.
     base: usize,
     shift: u32,
     used: usize,
@@ -229,9 +231,12 @@ pub(crate) struct Sets {
 impl Sets {
     /// A power of two of empty sets, at least two.
     pub(crate) fn new(sets: usize) -> Self {
-        let words = vec![0; (sets + 1) * SET_WORDS];
+        let bytes = sets * SET_WORDS * size_of::<u64>();
+        // A large table is worth whole large pages; what is left over before them is never touched.
+        let edge = if bytes < HUGE_PAGE { 64 } else { HUGE_PAGE };
+        let words: Vec<u64> = vec![0; (bytes + edge) / size_of::<u64>()];
         prefer_huge_pages(&words);
-        let base = words.as_ptr().align_offset(64).min(SET_WORDS);
+        let base = words.as_ptr().align_offset(edge);
         Self {
             words,
             base,
@@ -254,8 +259,8 @@ impl Sets {
     #[inline(always)]
     fn set(&self, start: usize) -> &[u64; SET_WORDS] {
         debug_assert!(start + SET_WORDS <= self.words.len());
-        // SAFETY: a hash is shifted down to a number of a set; `words` holds `base` words before the
-        // sets and `SET_WORDS - base` behind them.
+        // SAFETY: a hash is shifted down to a number of a set, and `words` holds all sets behind the
+        // first `base` words: `align_offset` of a `u64` is less than the room made for it.
         unsafe { &*self.words.as_ptr().add(start).cast() }
     }
 
@@ -392,10 +397,12 @@ fn same_keys_avx2(set: &[u64; SET_WORDS], key: u128) -> u32 {
 pub(crate) fn prefer_huge_pages<T>(memory: &Vec<T>) {
     #[cfg(target_os = "linux")]
     {
-        const HUGE: usize = 2 << 20;
         let start = memory.as_ptr() as usize;
         let end = start + memory.capacity() * size_of::<T>();
-        let (first, last) = (start.next_multiple_of(HUGE), end / HUGE * HUGE);
+        let (first, last) = (
+            start.next_multiple_of(HUGE_PAGE),
+            end / HUGE_PAGE * HUGE_PAGE,
+        );
         if first < last {
             // SAFETY: advice about whole pages that the vector owns; nothing but time depends on it.
             unsafe {

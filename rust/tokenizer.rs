@@ -54,6 +54,8 @@ struct Memory {
     scratch: Scratch,
     symbols: Vec<u32>,
     ends: Vec<usize>,
+    /// Key and place in the cache of the pieces that are looked up together.
+    places: Vec<(u128, usize)>,
 }
 
 /// A thread's hold on a tokenizer: encodes text after text with one word cache.
@@ -234,6 +236,7 @@ impl Tokenizer {
                 scratch: Scratch::default(),
                 symbols: Vec::new(),
                 ends: Vec::new(),
+                places: Vec::new(),
             })
         });
         Encoder {
@@ -299,7 +302,7 @@ impl Tokenizer {
                 Ok(ids)
             },
         )?;
-        Ok(parts.concat())
+        Ok(joined(&parts))
     }
 
     /// The ids of many texts, one after the other, and the place in them at which each text begins,
@@ -351,7 +354,7 @@ impl Tokenizer {
         let ids = if parts.len() == 1 {
             parts.swap_remove(0)
         } else {
-            parts.concat()
+            joined(&parts)
         };
         Ok((ids, offsets))
     }
@@ -615,11 +618,15 @@ impl Memory {
         ends: &[usize],
         sink: &mut S,
     ) -> Result<usize> {
-        let mut found = [(0_u128, 0_usize); TOGETHER];
-        let (Some(&last), count) = (ends.last(), ends.len().min(TOGETHER)) else {
+        let (Some(&last), count) = (ends.last(), ends.len()) else {
             return Ok(start);
         };
-        let found = &mut found[..count];
+        // Out of the way of what needs all of `self`; an array here would be zeroed every time.
+        let mut places = std::mem::take(&mut self.places);
+        if places.len() < count {
+            places.resize(TOGETHER.max(count), (0, 0));
+        }
+        let found = &mut places[..count];
         // Far from the end of the text no piece needs to ask whether sixteen bytes can be read.
         let long = if last + 16 <= text.len() {
             let key = |from: usize, length: usize| {
@@ -657,6 +664,7 @@ impl Memory {
             }
         }
         sink.close(cursor);
+        self.places = places;
         Ok(last)
     }
 
@@ -795,6 +803,14 @@ fn thread_count(threads: Option<usize>, bytes: usize) -> usize {
     let most =
         threads.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, Into::into));
     most.min(bytes / BYTES_PER_THREAD + 1).max(1)
+}
+
+/// All ids in one vector.
+fn joined(parts: &[Vec<u32>]) -> Vec<u32> {
+    let mut ids = Vec::with_capacity(parts.iter().map(Vec::len).sum());
+    prefer_huge_pages(&ids);
+    parts.iter().for_each(|part| ids.extend_from_slice(part));
+    ids
 }
 
 /// Ranges of consecutive texts of about `size` bytes each.
