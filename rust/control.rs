@@ -4,7 +4,9 @@
 //! callback ever runs on a worker thread, and the Python border can check for Ctrl-C between polls.
 
 use crate::error::{Error, Result};
-use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering::Relaxed};
+use std::cmp::Ordering;
+use std::sync::atomic::Ordering::Relaxed;
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64};
 
 /// The stage that long work is in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -20,15 +22,18 @@ pub enum Stage {
     Encode = 3,
     /// Reading input to fingerprint it or to find its documents; the unit is bytes as stored.
     Read = 4,
+    /// Adding up counted pieces that lie on disk; the unit is bytes there.
+    Join = 5,
 }
 
 impl Stage {
-    const ALL: [Self; 5] = [
+    const ALL: [Self; 6] = [
         Self::Idle,
         Self::Count,
         Self::Merge,
         Self::Encode,
         Self::Read,
+        Self::Join,
     ];
 
     /// The stage's name, as progress displays show it.
@@ -39,6 +44,7 @@ impl Stage {
             Self::Merge => "merge",
             Self::Encode => "encode",
             Self::Read => "read",
+            Self::Join => "join",
         }
     }
 }
@@ -50,6 +56,7 @@ pub struct Control {
     stage: AtomicU8,
     done: AtomicU64,
     total: AtomicU64,
+    pieces: AtomicU64,
 }
 
 impl Control {
@@ -75,6 +82,21 @@ impl Control {
         self.done.fetch_add(units, Relaxed);
     }
 
+    /// Adds to the distinct pieces met; threads that met the same one both count it.
+    pub fn advance_pieces(&self, pieces: u64) {
+        self.pieces.fetch_add(pieces, Relaxed);
+    }
+
+    /// Replaces the distinct pieces met, once they are known for all threads.
+    pub fn set_pieces(&self, pieces: u64) {
+        self.pieces.store(pieces, Relaxed);
+    }
+
+    /// Distinct pieces met, about while they are counted; 0 in work that counts none.
+    pub fn pieces(&self) -> u64 {
+        self.pieces.load(Relaxed)
+    }
+
     /// Call it at least every few milliseconds of work.
     ///
     /// # Errors
@@ -92,4 +114,28 @@ impl Control {
         let stage = Stage::ALL[self.stage.load(Relaxed) as usize];
         (stage, self.done.load(Relaxed), self.total.load(Relaxed))
     }
+}
+
+/// Items sorted between two looks at the stop flag.
+const SORTED_AT_ONCE: usize = 1 << 17;
+
+/// Sorts as `sort_unstable_by`, and heeds the stop flag.
+///
+/// # Errors
+/// [`Error::Interrupted`].
+pub(crate) fn sort_by<T>(
+    items: &mut [T],
+    control: &Control,
+    compare: impl Fn(&T, &T) -> Ordering + Copy,
+) -> Result<()> {
+    control.check()?;
+    if items.len() <= SORTED_AT_ONCE {
+        items.sort_unstable_by(compare);
+        return Ok(());
+    }
+    let middle = items.len() / 2;
+    items.select_nth_unstable_by(middle, compare);
+    let (low, high) = items.split_at_mut(middle);
+    sort_by(low, control, compare)?;
+    sort_by(high, control, compare)
 }

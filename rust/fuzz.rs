@@ -225,10 +225,11 @@ pub fn merge(data: &[u8]) {
         vocab_size: Some(256 + most),
         epochs: Some(epochs),
         tie,
-        special_count: 0,
+        ..TrainOptions::default()
     };
-    let counts = Counts::from_pieces(pieces.iter().map(|(piece, count)| (&piece[..], *count)));
-    let found = train(&counts, &options, &Control::new()).unwrap();
+    let counted = pieces.iter().map(|(piece, count)| (&piece[..], *count));
+    let counts = Counts::from_pieces(counted).unwrap();
+    let found = train(counts, &options, &Control::new()).unwrap();
     assert_eq!(found, reference::train(&pieces, tie, most, epochs));
 }
 

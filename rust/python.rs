@@ -4,7 +4,7 @@
 //! the GIL and looks up every [`POLL`] to answer Ctrl-C and to report progress.
 
 use crate::control::{Control, Stage};
-use crate::count::Counter;
+use crate::count::{self, CountOptions, Counter, Counts};
 use crate::error::{Error, Result};
 use crate::formats::{gpt2, huggingface, tiktoken};
 use crate::kernels;
@@ -69,7 +69,7 @@ fn to_python(error: Error) -> PyErr {
 }
 
 /// The result of `work`, which runs on another thread and heeds `control`; the calling thread raises
-/// what a signal handler or `progress(stage, done, total)` raises, once the work has stopped.
+/// what a signal handler or `progress(stage, done, total, pieces)` raises, once the work has stopped.
 fn supervised<T: Send>(
     py: Python<'_>,
     control: &Control,
@@ -80,7 +80,7 @@ fn supervised<T: Send>(
         py.check_signals()?;
         if let Some(progress) = progress {
             let (stage, done, total) = control.progress();
-            progress.call1((stage.name(), done, total))?;
+            progress.call1((stage.name(), done, total, control.pieces()))?;
         }
         Ok(())
     };
@@ -107,7 +107,8 @@ fn supervised<T: Send>(
     });
     match (raised, result) {
         (Some(error), _) => Err(error),
-        (None, Ok(result)) => result.map_err(to_python),
+        (None, Ok(Ok(result))) => report().map(|()| result),
+        (None, Ok(Err(error))) => Err(to_python(error)),
         (None, Err(panic)) => std::panic::resume_unwind(panic),
     }
 }
@@ -162,123 +163,169 @@ fn rule(allowed: Option<Vec<String>>, refused: Option<Vec<String>>) -> SpecialRu
     }
 }
 
-/// What a tokenizer is trained to, checked before any text is read.
-struct Training {
-    options: TrainOptions,
-    pattern: Pattern,
-    special_tokens: Vec<String>,
-    threads: usize,
+/// What is counted: an object with one of these sets of attributes.
+#[derive(FromPyObject)]
+enum Corpus {
+    /// Documents of any format, as a dataset is made from them.
+    Documents(Source),
+    Files {
+        files: Vec<PathBuf>,
+    },
+    /// Count files.
+    Saved {
+        counts: Vec<PathBuf>,
+    },
+    Texts {
+        texts: Py<PyAny>,
+    },
 }
 
-impl Training {
-    fn new(
-        vocab_size: Option<usize>,
-        epochs: Option<usize>,
-        pattern: &str,
-        tie: &str,
-        special_tokens: Vec<String>,
-        threads: Option<usize>,
-    ) -> Result<Self> {
-        Core::byte(&special_tokens)?;
-        let special_count = special_tokens.len();
-        let tie = Tie::named(tie)?;
-        let options = TrainOptions {
-            vocab_size,
-            epochs,
-            tie,
-            special_count,
+impl Corpus {
+    /// What is to blame where there is nothing in it.
+    fn name(&self) -> &Path {
+        let (files, name) = match self {
+            Self::Documents(_) => (None, "<documents>"),
+            Self::Files { files } => (files.first(), "<files>"),
+            Self::Saved { counts } => (counts.first(), "<counts>"),
+            Self::Texts { .. } => (None, "<texts>"),
         };
-        options.check()?;
-        let pattern = Pattern::named(pattern)?;
+        files.map_or(Path::new(name), PathBuf::as_path)
+    }
+}
+
+/// How pieces are counted (`microgpt.text.tokenizer.Counting`).
+#[derive(FromPyObject)]
+struct Counting {
+    pattern: String,
+    special_tokens: Vec<String>,
+    threads: Option<usize>,
+    memory: Option<usize>,
+}
+
+/// What ends training, and how it decides (`microgpt.text.tokenizer.Goal`).
+#[derive(FromPyObject)]
+struct Goal {
+    vocab_size: Option<usize>,
+    epochs: Option<usize>,
+    tie: String,
+}
+
+/// A count that has been checked before any text is read.
+struct Count {
+    pattern: Pattern,
+    special_tokens: Vec<String>,
+    options: CountOptions,
+}
+
+impl Count {
+    /// Of a corpus, as asked for; count files say themselves how they were counted.
+    fn new(corpus: &Corpus, counting: Counting) -> Result<Self> {
+        let threads = counting.threads;
         let threads =
             threads.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, Into::into));
+        let (pattern, special_tokens) = match corpus {
+            Corpus::Saved { counts } => {
+                let counted = count::agreed(counts)?;
+                (counted.pattern, counted.special_tokens)
+            }
+            _ => (Pattern::named(&counting.pattern)?, counting.special_tokens),
+        };
+        Core::byte(&special_tokens)?;
         Ok(Self {
-            options,
             pattern,
             special_tokens,
-            threads,
+            options: CountOptions {
+                threads,
+                memory: counting.memory,
+            },
         })
     }
 
-    fn counter(&self) -> Result<Counter<'_>> {
-        Counter::new(&self.pattern, &self.special_tokens, self.threads)
-    }
-
-    /// The tokenizer for what was counted; `source` is to blame where that is nothing.
-    fn finish(&self, counter: Counter<'_>, source: &Path, control: &Control) -> Result<Core> {
-        let counts = counter.finish(control)?;
-        if counts.is_empty() {
-            return Err(Error::format(source, "there is no text here to train on"));
-        }
-        let merges = train(&counts, &self.options, control)?;
-        Core::from_merges(&merges.pairs, self.pattern.clone(), &self.special_tokens)
-    }
-
-    fn on_files(&self, files: &[PathBuf], control: &Control) -> Result<Core> {
-        let Some(first) = files.first() else {
-            return Err(Error::usage(
-                "there is no file to train on: name at least one",
-            ));
-        };
-        let mut bytes = 0;
-        for file in files {
-            bytes += file
-                .metadata()
-                .map_err(Error::io("cannot read", file))?
-                .len();
-        }
-        control.begin(Stage::Count, bytes);
-        let mut counter = self.counter()?;
-        counter.add_files(files, control)?;
-        self.finish(counter, first, control)
-    }
-
-    /// Trains on what a dataset is made from: documents of any format.
-    fn on_source(&self, source: &shards::Options, control: &Control) -> Result<Core> {
-        let mut counter = self.counter()?;
-        let mut count = |texts: &[&[u8]]| counter.add_texts(texts, control);
-        let (search, reading) = (&source.search, &source.reading);
-        shards::for_each_batch(search, reading, &self.pattern, control, &mut count)?;
-        self.finish(counter, Path::new("<documents>"), control)
-    }
-
-    /// Takes texts with the GIL, some megabytes at a time, and counts them without.
-    fn on_texts(
-        &self,
-        texts: &Bound<'_, PyAny>,
+    /// Counts a corpus; the calling thread holds the GIL.
+    fn run<'a>(
+        &'a self,
+        py: Python<'_>,
+        corpus: Corpus,
+        control: &Control,
         progress: Option<&Bound<'_, PyAny>>,
-    ) -> PyResult<Core> {
-        let (py, control) = (texts.py(), Control::new());
-        control.begin(Stage::Count, 0);
-        let mut counter = self.counter().map_err(to_python)?;
-        let mut texts = texts.try_iter()?;
-        let (mut held, mut ends) = (Vec::new(), Vec::new());
-        loop {
-            held.clear();
-            ends.clear();
-            while held.len() < TEXTS_BYTES
-                && let Some(text) = texts.next()
-            {
-                held.extend_from_slice(&text_bytes(&text?)?);
-                ends.push(held.len());
+    ) -> PyResult<Counter<'a>> {
+        let counter = Counter::new(&self.pattern, &self.special_tokens, self.options);
+        let mut counter = counter.map_err(to_python)?;
+        match corpus {
+            Corpus::Documents(source) => {
+                let source = source.options()?;
+                supervised(py, control, progress, || {
+                    let mut count = |texts: &[&[u8]]| counter.add_texts(texts, control);
+                    let (search, reading) = (&source.search, &source.reading);
+                    shards::for_each_batch(search, reading, &self.pattern, control, &mut count)
+                })?;
             }
-            if ends.is_empty() {
-                break;
+            Corpus::Files { files } => {
+                supervised(py, control, progress, || {
+                    control.begin(Stage::Count, total_bytes(&files)?);
+                    counter.add_files(&files, control)
+                })?;
             }
-            let starts = std::iter::once(&0).chain(&ends);
-            let batch: Vec<&[u8]> = starts
-                .zip(&ends)
-                .map(|(&start, &end)| &held[start..end])
-                .collect();
-            supervised(py, &control, progress, || {
-                counter.add_texts(&batch, &control)
-            })?;
+            Corpus::Saved { counts } => {
+                supervised(py, control, progress, || {
+                    counter.add_saved(&counts, control)
+                })?;
+            }
+            Corpus::Texts { texts } => {
+                control.begin(Stage::Count, 0);
+                for_each_texts(texts.bind(py), |texts| {
+                    supervised(py, control, progress, || counter.add_texts(texts, control))
+                })?;
+            }
         }
-        let source = Path::new("<texts>");
-        supervised(py, &control, progress, || {
-            self.finish(counter, source, &control)
-        })
+        Ok(counter)
     }
+}
+
+fn total_bytes(files: &[PathBuf]) -> Result<u64> {
+    if files.is_empty() {
+        return Err(Error::usage("there is no file to count: name at least one"));
+    }
+    let bytes = |file: &PathBuf| {
+        let found = file.metadata().map_err(Error::io("cannot read", file));
+        Ok(found?.len())
+    };
+    files.iter().map(bytes).sum()
+}
+
+/// Takes texts from an iterator, some megabytes at a time.
+fn for_each_texts(
+    texts: &Bound<'_, PyAny>,
+    mut each: impl FnMut(&[&[u8]]) -> PyResult<()>,
+) -> PyResult<()> {
+    let mut texts = texts.try_iter()?;
+    let (mut held, mut ends) = (Vec::new(), Vec::new());
+    loop {
+        held.clear();
+        ends.clear();
+        while held.len() < TEXTS_BYTES
+            && let Some(text) = texts.next()
+        {
+            held.extend_from_slice(&text_bytes(&text?)?);
+            ends.push(held.len());
+        }
+        if ends.is_empty() {
+            return Ok(());
+        }
+        let starts = std::iter::once(&0).chain(&ends);
+        let batch: Vec<&[u8]> = starts
+            .zip(&ends)
+            .map(|(&start, &end)| &held[start..end])
+            .collect();
+        each(&batch)?;
+    }
+}
+
+fn require_text(counts: &Counts, name: &Path) -> Result<()> {
+    if counts.is_empty() {
+        return Err(Error::format(name, "there is no text here to train on"));
+    }
+    Ok(())
 }
 
 /// Flat ids, and places in them or in their text.
@@ -353,64 +400,35 @@ impl Tokenizer {
     }
 
     #[staticmethod]
-    #[pyo3(signature = (files, *, vocab_size, epochs, pattern, tie, special_tokens, threads, progress))]
-    #[allow(clippy::too_many_arguments)] // They are keywords, as in Python.
-    fn train_files(
+    fn train(
         py: Python<'_>,
-        files: Vec<PathBuf>,
-        vocab_size: Option<usize>,
-        epochs: Option<usize>,
-        pattern: &str,
-        tie: &str,
-        special_tokens: Vec<String>,
-        threads: Option<usize>,
+        corpus: Corpus,
+        counting: Counting,
+        goal: Goal,
         progress: Option<&Bound<'_, PyAny>>,
     ) -> PyResult<Self> {
-        let training = Training::new(vocab_size, epochs, pattern, tie, special_tokens, threads);
-        let (training, control) = (training.map_err(to_python)?, Control::new());
+        let (name, memory) = (corpus.name().to_owned(), counting.memory);
+        let count = Count::new(&corpus, counting).map_err(to_python)?;
+        let options = TrainOptions {
+            vocab_size: goal.vocab_size,
+            epochs: goal.epochs,
+            tie: Tie::named(&goal.tie).map_err(to_python)?,
+            special_count: count.special_tokens.len(),
+            memory,
+        };
+        options.check().map_err(to_python)?;
+        let control = Control::new();
+        let counter = count.run(py, corpus, &control, progress)?;
         let core = supervised(py, &control, progress, || {
-            training.on_files(&files, &control)
-        })?;
-        Ok(core.into())
-    }
-
-    #[staticmethod]
-    #[pyo3(signature = (texts, *, vocab_size, epochs, pattern, tie, special_tokens, threads, progress))]
-    #[allow(clippy::too_many_arguments)] // They are keywords, as in Python.
-    fn train_texts(
-        texts: &Bound<'_, PyAny>,
-        vocab_size: Option<usize>,
-        epochs: Option<usize>,
-        pattern: &str,
-        tie: &str,
-        special_tokens: Vec<String>,
-        threads: Option<usize>,
-        progress: Option<&Bound<'_, PyAny>>,
-    ) -> PyResult<Self> {
-        let training = Training::new(vocab_size, epochs, pattern, tie, special_tokens, threads);
-        let core = training.map_err(to_python)?.on_texts(texts, progress)?;
-        Ok(core.into())
-    }
-
-    #[staticmethod]
-    #[pyo3(signature = (source, *, vocab_size, epochs, pattern, tie, special_tokens, threads, progress))]
-    #[allow(clippy::too_many_arguments)] // They are keywords, as in Python.
-    fn train_source(
-        py: Python<'_>,
-        source: Source,
-        vocab_size: Option<usize>,
-        epochs: Option<usize>,
-        pattern: &str,
-        tie: &str,
-        special_tokens: Vec<String>,
-        threads: Option<usize>,
-        progress: Option<&Bound<'_, PyAny>>,
-    ) -> PyResult<Self> {
-        let training = Training::new(vocab_size, epochs, pattern, tie, special_tokens, threads);
-        let (training, control) = (training.map_err(to_python)?, Control::new());
-        let source = source.options()?;
-        let core = supervised(py, &control, progress, || {
-            training.on_source(&source, &control)
+            let counts = counter.finish(&control)?;
+            require_text(&counts, &name)?;
+            let merges = train(counts, &options, &control)?;
+            let Count {
+                pattern,
+                special_tokens,
+                ..
+            } = &count;
+            Core::from_merges(&merges.pairs, pattern.clone(), special_tokens)
         })?;
         Ok(core.into())
     }
@@ -809,6 +827,39 @@ fn write_dataset(
     Ok(manifest.to_json())
 }
 
+/// Saves the counts of a corpus; returns its distinct pieces and its bytes.
+#[pyfunction]
+fn save_counts(
+    py: Python<'_>,
+    corpus: Corpus,
+    counting: Counting,
+    path: PathBuf,
+    progress: Option<&Bound<'_, PyAny>>,
+) -> PyResult<(usize, u64)> {
+    let name = corpus.name().to_owned();
+    let count = Count::new(&corpus, counting).map_err(to_python)?;
+    let control = Control::new();
+    let counter = count.run(py, corpus, &control, progress)?;
+    supervised(py, &control, progress, || {
+        let counts = counter.finish_sorted(&control)?;
+        require_text(&counts, &name)?;
+        let Count {
+            pattern,
+            special_tokens,
+            ..
+        } = &count;
+        count::save(&counts, pattern, special_tokens, &path, &control)?;
+        Ok((counts.len(), counts.text_bytes()))
+    })
+}
+
+/// Bytes of text that count files stand for, all together.
+#[pyfunction]
+fn counted_bytes(py: Python<'_>, counts: Vec<PathBuf>) -> PyResult<u64> {
+    let counted = py.detach(|| count::agreed(&counts)).map_err(to_python)?;
+    Ok(counted.text_bytes)
+}
+
 #[pyfunction]
 #[pyo3(signature = (source, *, progress))]
 fn input_fingerprint(
@@ -1040,6 +1091,8 @@ fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_function(wrap_pyfunction!(unicode, module)?)?;
     module.add_function(wrap_pyfunction!(listed_ids, module)?)?;
     module.add_function(wrap_pyfunction!(write_dataset, module)?)?;
+    module.add_function(wrap_pyfunction!(save_counts, module)?)?;
+    module.add_function(wrap_pyfunction!(counted_bytes, module)?)?;
     module.add_function(wrap_pyfunction!(input_fingerprint, module)?)?;
     module.add_function(wrap_pyfunction!(list_inputs, module)?)?;
     module.add_function(wrap_pyfunction!(survey_inputs, module)?)?;

@@ -2,7 +2,8 @@
 
 Errors: `UsageError` for a bad argument, `DataError` for a bad file or bytes, `OSError` where the
 system refused, `KeyboardInterrupt` on Ctrl-C. `progress`, where there is one, is called from the
-calling thread a few times a second with (stage, done, total); total is 0 where nobody knows it.
+calling thread a few times a second with (stage, done, total, pieces): total is 0 where nobody knows
+it, pieces are the distinct pieces met so far where they are counted.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -15,7 +16,7 @@ from numpy.typing import NDArray
 
 __version__: str
 
-Progress = Callable[[str, int, int], None]
+Progress = Callable[[str, int, int, int], None]
 Path = str | PathLike[str]
 Text = str | bytes | bytearray | memoryview
 
@@ -29,40 +30,8 @@ class Tokenizer:
         merges: Sequence[tuple[int, int]], pattern: str, special_tokens: Sequence[str]
     ) -> Tokenizer: ...
     @staticmethod
-    def train_files(
-        files: Sequence[Path],
-        *,
-        vocab_size: int | None,
-        epochs: int | None,
-        pattern: str,
-        tie: str,
-        special_tokens: Sequence[str],
-        threads: int | None,
-        progress: Progress | None,
-    ) -> Tokenizer: ...
-    @staticmethod
-    def train_texts(
-        texts: Iterable[str | bytes],
-        *,
-        vocab_size: int | None,
-        epochs: int | None,
-        pattern: str,
-        tie: str,
-        special_tokens: Sequence[str],
-        threads: int | None,
-        progress: Progress | None,
-    ) -> Tokenizer: ...
-    @staticmethod
-    def train_source(
-        source: Source,
-        *,
-        vocab_size: int | None,
-        epochs: int | None,
-        pattern: str,
-        tie: str,
-        special_tokens: Sequence[str],
-        threads: int | None,
-        progress: Progress | None,
+    def train(
+        corpus: Corpus, counting: Counting, goal: Goal, progress: Progress | None
     ) -> Tokenizer: ...
     @staticmethod
     def load_huggingface(path: Path) -> Tokenizer: ...
@@ -152,6 +121,46 @@ class DecodeStream:
     def push(self, id: int) -> str: ...
     def finish(self) -> str: ...
 
+class Files(Protocol):
+    """Text files, each a text of its own."""
+
+    @property
+    def files(self) -> Sequence[Path]: ...
+
+class Saved(Protocol):
+    """Count files, in the order of the texts that they count."""
+
+    @property
+    def counts(self) -> Sequence[Path]: ...
+
+class Texts(Protocol):
+    """Texts in memory, taken as they come."""
+
+    @property
+    def texts(self) -> Iterable[str | bytes]: ...
+
+class Counting(Protocol):
+    """How pieces are counted; see `microgpt.text.tokenizer.Counting`."""
+
+    @property
+    def pattern(self) -> str: ...
+    @property
+    def special_tokens(self) -> Sequence[str]: ...
+    @property
+    def threads(self) -> int | None: ...
+    @property
+    def memory(self) -> int | None: ...
+
+class Goal(Protocol):
+    """What ends training, and how it decides; see `microgpt.text.tokenizer.Goal`."""
+
+    @property
+    def vocab_size(self) -> int | None: ...
+    @property
+    def epochs(self) -> int | None: ...
+    @property
+    def tie(self) -> str: ...
+
 class Source(Protocol):
     """What a dataset is read from; see `microgpt.data.prepare.Source`."""
 
@@ -174,6 +183,8 @@ class Source(Protocol):
     @property
     def standard_input(self) -> str | None: ...
 
+Corpus = Source | Files | Saved | Texts
+
 def write_dataset(
     tokenizer: Tokenizer,
     folder: Path,
@@ -185,6 +196,10 @@ def write_dataset(
 ) -> str:
     """Writes `folder`'s shards and manifest (resuming a broken-off write); returns the manifest."""
 
+def save_counts(
+    corpus: Corpus, counting: Counting, path: Path, progress: Progress | None
+) -> tuple[int, int]: ...
+def counted_bytes(counts: Sequence[Path]) -> int: ...
 def input_fingerprint(source: Source, *, progress: Progress | None) -> str:
     """The manifest's `source.fingerprint` that this input, read like this, would give."""
 

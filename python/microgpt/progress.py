@@ -21,7 +21,9 @@ LINE_SECONDS = 5.0
 RATE_SECONDS = 15.0
 """The rate shown is that of the last so many seconds, so that it follows a slow-down."""
 
-_CORE_UNITS = {"count": "B", "encode": "B", "read": "B", "merge": "merges"}
+_COUNTING = ("count", "join", "merge")
+"""Stages in which the distinct pieces are worth telling."""
+_CORE_UNITS = {"count": "B", "join": "B", "encode": "B", "read": "B", "merge": "merges"}
 
 
 def size_text(count: float) -> str:
@@ -106,13 +108,14 @@ class Progress:
         self._conclude()
         self._begin(label, total, self.unit if unit is None else unit, start)
 
-    def core(self, stage: str, done: int, total: int) -> None:
+    def core(self, stage: str, done: int, total: int, pieces: int = 0) -> None:
         """Follows the Rust core: `progress.core` is what its functions take as `progress`."""
         if stage == "idle":
             return
         if stage != self.label:
             self.stage(stage, total, _CORE_UNITS.get(stage, "B"))
-        self.update(done, total=total)
+        note = f"{count_text(pieces)} distinct pieces" if pieces and stage in _COUNTING else ""
+        self.update(done, note, total=total)
 
     def write(self, text: str) -> None:
         """Prints lines above the bar, such as an evaluation or a sample."""

@@ -20,6 +20,7 @@ pub(super) struct Chunk {
 }
 
 /// What decides where text may be cut.
+#[derive(Clone, Copy)]
 pub(super) struct Cutter<'a> {
     pub pattern: &'a Pattern,
     pub specials: &'a Specials,

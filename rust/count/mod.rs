@@ -3,17 +3,23 @@
 //! Text is read in chunks that end where the pattern provably cuts; each thread takes chunks and
 //! counts into a table of its own, and at the end each thread adds up one share of all tables. So
 //! memory follows the distinct pieces, and what is counted depends on neither threads nor chunks.
+//! Where memory is limited, tables that are full are written to disk as sorted runs, which are merged
+//! at the end. Counts can be saved, and added up again with others.
 
 mod chunks;
+mod runs;
+mod saved;
 mod specials;
 mod table;
 #[cfg(test)]
 mod tests;
 
-use crate::control::Control;
+use crate::control::{Control, Stage};
 use crate::error::{Error, Result};
 use crate::pretokenize::Pattern;
 use chunks::{CHUNK, Chunk, Chunks, Cutter};
+use runs::{Disk, Record, Runs, Sorted};
+pub use saved::{Counted, agreed, save};
 use specials::Specials;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
@@ -22,28 +28,47 @@ use table::{Seeds, Table};
 
 /// Texts that a thread takes at once, so that short ones cost it little.
 const TEXTS_AT_ONCE: usize = 32;
+/// The least memory that a thread can be given.
+const LEAST_MEMORY: usize = 1 << 20;
+/// Pieces read from count files between two looks at the stop flag.
+const STRIDE: u64 = 1 << 12;
 
 /// The distinct pieces of a corpus, each with its count and with where it was met first.
 pub struct Counts {
+    held: Held,
+    text_bytes: u64,
+}
+
+enum Held {
     /// No piece is in two of them.
-    tables: Vec<Table>,
+    Tables(Vec<Table>),
+    Disk(Sorted),
 }
 
 impl Counts {
     /// Counts given as they are: each piece as often as it says, first met in this order.
-    pub fn from_pieces<'a>(pieces: impl IntoIterator<Item = (&'a [u8], u64)>) -> Self {
-        let mut table = Table::new(Seeds::random());
-        for (first, (piece, count)) in pieces.into_iter().enumerate() {
-            table.add_piece(piece, count, first as u64);
+    ///
+    /// # Errors
+    /// [`Error::Usage`] where one piece is there more often than 64 bits can tell.
+    pub fn from_pieces<'a>(pieces: impl IntoIterator<Item = (&'a [u8], u64)>) -> Result<Self> {
+        let mut table = Table::new(Seeds::random(), usize::MAX);
+        let mut text_bytes = 0;
+        for (piece, count) in pieces {
+            table.add_piece(piece, count, text_bytes, &Control::new())?;
+            text_bytes += 1;
         }
-        Self {
-            tables: vec![table],
-        }
+        Ok(Self {
+            held: Held::Tables(vec![table]),
+            text_bytes,
+        })
     }
 
     /// Distinct pieces.
     pub fn len(&self) -> usize {
-        self.tables.iter().map(Table::len).sum()
+        match &self.held {
+            Held::Tables(tables) => tables.iter().map(Table::len).sum(),
+            Held::Disk(sorted) => sorted.pieces,
+        }
     }
 
     /// Whether there is no piece at all.
@@ -51,24 +76,121 @@ impl Counts {
         self.len() == 0
     }
 
-    /// Calls `each` with every piece and its count, in no particular order.
-    pub fn for_each(&self, mut each: impl FnMut(&[u8], u64)) {
-        for table in &self.tables {
-            table.for_each(|piece, count, _| each(piece.as_bytes(), count));
+    /// Bytes of text that were counted; positions lie below.
+    pub fn text_bytes(&self) -> u64 {
+        self.text_bytes
+    }
+
+    /// Calls `each` with every piece, its count, and the position at which it was met first; in no
+    /// particular order.
+    ///
+    /// # Errors
+    /// Those of `each`; [`Error::Io`] where counts lie on disk; [`Error::Interrupted`].
+    pub fn for_each(
+        &self,
+        control: &Control,
+        mut each: impl FnMut(&[u8], u64, u64) -> Result<()>,
+    ) -> Result<()> {
+        match &self.held {
+            Held::Tables(tables) => tables
+                .iter()
+                .try_for_each(|table| table.for_each(control, &mut each)),
+            Held::Disk(sorted) => sorted.for_each(control, each),
+        }
+    }
+}
+
+/// What one thread counted.
+struct Part {
+    table: Table,
+    /// What did not fit into the table.
+    runs: Option<Runs>,
+    disk: Disk,
+}
+
+impl Part {
+    fn of(table: Table, disk: &Disk) -> Self {
+        let disk = disk.clone();
+        Self {
+            table,
+            runs: None,
+            disk,
         }
     }
 
-    /// The same in the order in which the corpus has them first.
-    pub fn for_each_in_order(&self, mut each: impl FnMut(&[u8], u64)) {
-        let mut pieces = Vec::with_capacity(self.len());
-        for table in &self.tables {
-            table.for_each(|piece, count, first| pieces.push((first, piece, count)));
-        }
-        pieces.sort_unstable_by_key(|&(first, ..)| first);
-        for (_, piece, count) in pieces {
-            each(piece.as_bytes(), count);
-        }
+    /// Empties the table onto disk.
+    fn spill(&mut self, control: &Control) -> Result<()> {
+        let runs = match &mut self.runs {
+            Some(runs) => runs,
+            none => none.insert(Runs::new(&self.disk)?),
+        };
+        runs.add_table(&mut self.table, control)
     }
+
+    fn add(&mut self, record: &Record, position: u64, control: &Control) -> Result<()> {
+        if self.table.is_full() {
+            self.spill(control)?;
+        }
+        let Record {
+            piece,
+            count,
+            first,
+        } = record;
+        self.table
+            .add_piece(piece, *count, position + first, control)
+    }
+
+    /// Counts the pieces of a text between its special tokens.
+    fn count_text(
+        &mut self,
+        cutter: &Cutter,
+        text: &[u8],
+        position: u64,
+        control: &Control,
+    ) -> Result<()> {
+        let mut ends = Vec::new();
+        let (mut start, known) = (0, self.table.len());
+        while start < text.len() {
+            let special = cutter.specials.next(text, start);
+            let special = special.unwrap_or(text.len()..text.len());
+            let plain = &text[start..special.start];
+            let mut scanner = cutter.pattern.scanner(plain);
+            let mut from = 0;
+            while scanner.fill(&mut ends)? {
+                control.check()?;
+                let mut rest = &ends[..];
+                while !rest.is_empty() {
+                    let base = position + start as u64;
+                    let counted = self.table.count(plain, from, rest, base, control)?;
+                    from = rest[..counted].last().copied().unwrap_or(from);
+                    rest = &rest[counted..];
+                    if self.table.is_full() {
+                        self.spill(control)?;
+                    }
+                }
+            }
+            start = special.end;
+        }
+        control.advance(text.len() as u64);
+        control.advance_pieces(self.table.len().saturating_sub(known) as u64);
+        Ok(())
+    }
+}
+
+/// All pieces of `parts`, in the order of their bytes.
+fn sorted(mut parts: Vec<Part>, disk: &Disk, control: &Control) -> Result<Sorted> {
+    on_threads(&mut parts, |part| part.spill(control))?;
+    let runs = parts.into_iter().filter_map(|part| part.runs).collect();
+    Sorted::new(runs, disk, control)
+}
+
+/// How a [`Counter`] works; what it counts does not depend on it.
+#[derive(Clone, Copy, Debug)]
+pub struct CountOptions {
+    /// Threads that count.
+    pub threads: usize,
+    /// Bytes that tables may take, all together; more is kept on disk.
+    pub memory: Option<usize>,
 }
 
 /// Counts pieces with several threads, text after text.
@@ -76,26 +198,40 @@ pub struct Counter<'p> {
     pattern: &'p Pattern,
     specials: Specials,
     /// One a thread.
-    tables: Vec<Table>,
+    parts: Vec<Part>,
     position: u64,
+    memory: Option<usize>,
+    disk: Disk,
 }
 
 impl<'p> Counter<'p> {
     /// Nothing counted yet. Where text spells one of `specials` it is cut, and they are not counted.
     ///
     /// # Errors
-    /// [`Error::Usage`] for special tokens too long to look for, or no thread.
-    pub fn new(pattern: &'p Pattern, specials: &[String], threads: usize) -> Result<Self> {
+    /// [`Error::Usage`] for special tokens too long to look for, no thread, or too little memory.
+    pub fn new(pattern: &'p Pattern, specials: &[String], options: CountOptions) -> Result<Self> {
+        let CountOptions { threads, memory } = options;
         if threads == 0 {
             return Err(Error::usage("threads is 0, but counting takes at least 1"));
         }
-        let seeds = Seeds::random();
-        let tables = (0..threads).map(|_| Table::new(seeds)).collect();
+        if let Some(memory) = memory
+            && memory / threads < LEAST_MEMORY
+        {
+            return Err(Error::usage(format!(
+                "memory is {memory} bytes, but {threads} threads take at least {} MiB",
+                (threads * LEAST_MEMORY) >> 20
+            )));
+        }
+        let (seeds, disk) = (Seeds::random(), Disk::new(memory));
+        let limit = memory.map_or(usize::MAX, |memory| memory / threads);
+        let parts = (0..threads).map(|_| Part::of(Table::new(seeds, limit), &disk));
         Ok(Self {
             pattern,
             specials: Specials::new(specials)?,
-            tables,
+            parts: parts.collect(),
             position: 0,
+            memory,
+            disk,
         })
     }
 
@@ -114,24 +250,24 @@ impl<'p> Counter<'p> {
         let Self {
             pattern,
             specials,
-            tables,
-            position,
+            parts,
+            ..
         } = self;
         let cutter = Cutter { pattern, specials };
-        let chunks = Mutex::new(Chunks::new(cutter, paths, *position));
+        let chunks = Mutex::new(Chunks::new(cutter, paths, self.position));
         let next = |used| lock(&chunks).next(used);
-        on_threads(tables, |table| {
+        on_threads(parts, |part| {
             let mut work = || {
                 let mut chunk = next(Vec::new())?;
                 while let Some(Chunk { text, position }) = chunk {
-                    count_text(table, pattern, specials, &text, position, control)?;
+                    part.count_text(&cutter, &text, position, control)?;
                     chunk = next(text)?;
                 }
                 Ok(())
             };
             work().inspect_err(|_| lock(&chunks).stop())
         })?;
-        *position = lock(&chunks).position();
+        self.position = lock(&chunks).position();
         Ok(())
     }
 
@@ -143,16 +279,17 @@ impl<'p> Counter<'p> {
         let Self {
             pattern,
             specials,
-            tables,
+            parts,
             position,
+            ..
         } = self;
+        let cutter = Cutter { pattern, specials };
         let mut work = Vec::with_capacity(texts.len());
         for text in texts {
-            let cutter = Cutter { pattern, specials };
             share_out(text, &cutter, position, &mut work);
         }
         let taken = AtomicUsize::new(0);
-        on_threads(tables, |table| {
+        on_threads(parts, |part| {
             let mut share = || {
                 loop {
                     let from = taken.fetch_add(TEXTS_AT_ONCE, Relaxed);
@@ -160,7 +297,7 @@ impl<'p> Counter<'p> {
                         return Ok(());
                     };
                     for &(text, position) in work.iter().take(TEXTS_AT_ONCE) {
-                        count_text(table, pattern, specials, text, position, control)?;
+                        part.count_text(&cutter, text, position, control)?;
                     }
                 }
             };
@@ -168,27 +305,99 @@ impl<'p> Counter<'p> {
         })
     }
 
-    /// Joins what the threads counted.
+    /// Adds up count files, as if the texts that they count came now, in this order. Reports
+    /// [`Stage::Join`].
     ///
     /// # Errors
-    /// [`Error::Interrupted`].
-    pub fn finish(mut self, control: &Control) -> Result<Counts> {
+    /// [`Error::Format`] where one is no whole count file, [`Error::Io`]; [`Error::Usage`] where counts
+    /// add up to more than 64 bits hold; [`Error::Interrupted`].
+    pub fn add_saved(&mut self, paths: &[PathBuf], control: &Control) -> Result<()> {
+        let (mut bytes, mut work) = (0, Vec::with_capacity(paths.len()));
+        for path in paths {
+            let saved = saved::open(path)?;
+            bytes += saved.left();
+            work.push((path, self.position));
+            let end = self.position.checked_add(saved.text_bytes());
+            self.position =
+                end.ok_or_else(|| Error::format(path, "claims more text than there is"))?;
+        }
+        control.begin(Stage::Join, bytes);
+        let taken = AtomicUsize::new(0);
+        on_threads(&mut self.parts, |part| {
+            let mut share = || {
+                while let Some(&(path, position)) = work.get(taken.fetch_add(1, Relaxed)) {
+                    let mut saved = saved::open(path)?;
+                    let (mut record, mut left, mut records) = (Record::default(), saved.left(), 0);
+                    while saved.next(&mut record)? {
+                        part.add(&record, position, control)?;
+                        records += 1;
+                        if records % STRIDE == 0 {
+                            control.check()?;
+                            control.advance(left - saved.left());
+                            left = saved.left();
+                        }
+                    }
+                    control.advance(left);
+                }
+                Ok(())
+            };
+            share().inspect_err(|_| taken.store(work.len(), Relaxed))
+        })
+    }
+
+    /// Joins what the threads counted: in memory where that fits, else on disk.
+    ///
+    /// # Errors
+    /// [`Error::Interrupted`]; [`Error::Io`] where there is too much for memory; [`Error::Usage`]
+    /// where counts add up to more than 64 bits hold.
+    pub fn finish(self, control: &Control) -> Result<Counts> {
         control.check()?;
-        if self.tables.len() > 1 {
-            let parts = self.tables;
+        let Self {
+            mut parts,
+            position: text_bytes,
+            memory,
+            disk,
+            ..
+        } = self;
+        // Joining takes as much again, and so does laying them out for training.
+        let bytes: usize = parts.iter().map(|part| part.table.bytes()).sum();
+        let fits = memory.is_none_or(|memory| bytes <= memory / 2);
+        let held = if !fits || parts.iter().any(|part| part.runs.is_some()) {
+            Held::Disk(sorted(parts, &disk, control)?)
+        } else if parts.len() > 1 {
             let shares = parts.len() as u64;
-            let mut whole: Vec<_> = (0..shares).map(|share| (share, parts[0].fresh())).collect();
+            let mut whole: Vec<_> = (0..shares)
+                .map(|share| (share, parts[0].table.fresh()))
+                .collect();
             on_threads(&mut whole, |(share, table)| {
                 parts
                     .iter()
-                    .for_each(|part| table.absorb(part, *share, shares));
-                control.check()
+                    .try_for_each(|part| table.absorb(&part.table, *share, shares, control))
             })?;
-            self.tables = whole.into_iter().map(|(_, table)| table).collect();
-        }
-        Ok(Counts {
-            tables: self.tables,
-        })
+            Held::Tables(whole.into_iter().map(|(_, table)| table).collect())
+        } else {
+            Held::Tables(parts.drain(..).map(|part| part.table).collect())
+        };
+        let counts = Counts { held, text_bytes };
+        control.set_pieces(counts.len() as u64);
+        Ok(counts)
+    }
+
+    /// The same in the order of the pieces' bytes, as count files have them.
+    ///
+    /// # Errors
+    /// As [`Counter::finish`].
+    pub fn finish_sorted(self, control: &Control) -> Result<Counts> {
+        let Self {
+            parts,
+            position: text_bytes,
+            disk,
+            ..
+        } = self;
+        let held = Held::Disk(sorted(parts, &disk, control)?);
+        let counts = Counts { held, text_bytes };
+        control.set_pieces(counts.len() as u64);
+        Ok(counts)
     }
 }
 
@@ -210,33 +419,6 @@ fn share_out<'t>(
         *position += chunk.len() as u64;
         text = rest;
     }
-}
-
-/// Counts the pieces of a text between its special tokens.
-fn count_text(
-    table: &mut Table,
-    pattern: &Pattern,
-    specials: &Specials,
-    text: &[u8],
-    position: u64,
-    control: &Control,
-) -> Result<()> {
-    let mut ends = Vec::new();
-    let mut start = 0;
-    while start < text.len() {
-        let special = specials.next(text, start).unwrap_or(text.len()..text.len());
-        let plain = &text[start..special.start];
-        let mut scanner = pattern.scanner(plain);
-        let mut counted = 0;
-        while scanner.fill(&mut ends)? {
-            control.check()?;
-            table.count(plain, counted, &ends, position + start as u64);
-            counted = ends.last().copied().unwrap_or(counted);
-        }
-        start = special.end;
-    }
-    control.advance(text.len() as u64);
-    Ok(())
 }
 
 /// Runs `work` on each of `parts` at the same time, the first on this thread; returns the first

@@ -5,6 +5,11 @@
 //! and nothing that leaves this module depends on it.
 
 use crate::cache::prefetch;
+use crate::control::{Control, sort_by};
+#[cfg(target_arch = "x86_64")]
+use crate::encode::is_wide;
+use crate::error::{Error, Result};
+use std::cmp::Ordering;
 use std::hash::{BuildHasher, RandomState};
 
 /// Bytes that fit into a key beside their length.
@@ -13,6 +18,10 @@ const INLINE: usize = 15;
 const LONG: u64 = 0xFF << 56;
 /// Pieces hashed ahead of their look-up, so that their cache lines are on the way.
 const AHEAD: usize = 32;
+/// Entries of an empty table.
+const FIRST_ENTRIES: usize = 1 << 12;
+/// Entries handled between two looks at the stop flag.
+const STRIDE: usize = 1 << 16;
 
 /// The secret half of the hash; tables that are merged share it.
 #[derive(Clone, Copy, Debug)]
@@ -24,6 +33,7 @@ impl Seeds {
         Self(state.hash_one(1u8), state.hash_one(2u8))
     }
 
+    #[inline(always)]
     fn hash(self, [low, high]: [u64; 2]) -> u64 {
         let product = u128::from(low ^ self.0) * u128::from(high ^ self.1);
         (product >> 64) as u64 ^ product as u64
@@ -41,6 +51,7 @@ impl Seeds {
     }
 }
 
+#[inline(always)]
 fn halves(bytes: [u8; 16]) -> [u64; 2] {
     let bits = u128::from_le_bytes(bytes);
     [bits as u64, (bits >> 64) as u64]
@@ -52,23 +63,34 @@ fn padded(bytes: &[u8]) -> [u8; 16] {
     all
 }
 
+/// For each length, the bytes of a key that it leaves.
+static MASKS: [[u64; 2]; INLINE + 1] = {
+    let mut masks = [[0; 2]; INLINE + 1];
+    let mut len = 0;
+    while len <= INLINE {
+        let mask = (1_u128 << (len * 8)) - 1;
+        masks[len] = [mask as u64, (mask >> 64) as u64];
+        len += 1;
+    }
+    masks
+};
+
 /// The inline key of `text[start..end]`, at most 15 bytes of it: the bytes, then their number.
-#[inline]
+#[inline(always)]
 fn inline_key(text: &[u8], start: usize, end: usize) -> [u64; 2] {
     let len = end - start;
-    let bits = match text.get(start..start + 16) {
+    let [low, high] = match text.get(start..start + 16) {
         Some(window) => {
-            let mut all = [0; 16];
-            all.copy_from_slice(window);
-            u128::from_le_bytes(all) & ((1 << (len * 8)) - 1)
+            let (window, mask) = (window.first_chunk().copied(), MASKS[len & INLINE]);
+            let [low, high] = halves(window.unwrap_or_default());
+            [low & mask[0], high & mask[1]]
         }
-        None => u128::from_le_bytes(padded(&text[start..end])),
+        None => halves(padded(&text[start..end])),
     };
-    let bits = bits | (len as u128) << 120;
-    [bits as u64, (bits >> 64) as u64]
+    [low, high | (len as u64) << 56]
 }
 
-/// Where the count is 0 nothing was entered.
+/// Where the count is 0 nothing was entered, and the key is 0, which no piece has.
 #[derive(Clone, Copy, Default)]
 #[repr(C, align(32))]
 struct Entry {
@@ -80,28 +102,40 @@ struct Entry {
 
 /// The pieces of one thread, or of one share of all pieces.
 pub(super) struct Table {
+    /// A power of two of them.
     entries: Vec<Entry>,
     used: usize,
     long: Vec<u8>,
     long_ends: Vec<usize>,
     seeds: Seeds,
+    /// Bytes that it may take.
+    limit: usize,
+}
+
+/// A piece that is being looked for.
+#[derive(Clone, Copy, Default)]
+struct Wanted {
+    key: [u64; 2],
+    /// Where it is, unless something else was there before.
+    home: usize,
 }
 
 impl Table {
-    pub(super) fn new(seeds: Seeds) -> Self {
-        let entries = vec![Entry::default(); 1 << 12];
+    /// An empty one that takes `limit` bytes at most, if no single piece needs more.
+    pub(super) fn new(seeds: Seeds, limit: usize) -> Self {
         Self {
-            entries,
+            entries: vec![Entry::default(); FIRST_ENTRIES],
             used: 0,
             long: Vec::new(),
             long_ends: Vec::new(),
             seeds,
+            limit,
         }
     }
 
-    /// An empty one that hashes alike.
+    /// An empty one that hashes alike, without a limit.
     pub(super) fn fresh(&self) -> Self {
-        Self::new(self.seeds)
+        Self::new(self.seeds, usize::MAX)
     }
 
     /// Distinct pieces held.
@@ -109,63 +143,251 @@ impl Table {
         self.used
     }
 
+    /// Bytes taken.
+    pub(super) fn bytes(&self) -> usize {
+        self.entries.capacity() * size_of::<Entry>()
+            + self.long.capacity()
+            + self.long_ends.capacity() * size_of::<usize>()
+    }
+
+    /// Whether it has to be emptied before more is added.
+    pub(super) fn is_full(&self) -> bool {
+        self.used > 0 && (self.bytes() > self.limit || (self.is_crowded(AHEAD) && !self.can_grow()))
+    }
+
+    /// Whether the limit allows for twice the entries beside those that are moved.
+    fn can_grow(&self) -> bool {
+        self.bytes() + 2 * self.entries.len() * size_of::<Entry>() <= self.limit
+    }
+
+    /// Whether so many new pieces call for more entries.
+    #[inline(always)]
+    fn is_crowded(&self, new: usize) -> bool {
+        (self.used + new) * 2 > self.entries.len()
+    }
+
     /// Counts the pieces of `text` from `start` to each of `ends`; `base` is the position of the
-    /// text's first byte in the corpus.
-    pub(super) fn count(&mut self, text: &[u8], mut start: usize, ends: &[usize], base: u64) {
-        let mut keys = [([0; 2], 0); AHEAD];
+    /// text's first byte in the corpus. Pieces come in the order of the corpus. Stops early where the
+    /// table is full; returns how many pieces were counted.
+    ///
+    /// # Errors
+    /// [`Error::Interrupted`].
+    pub(super) fn count(
+        &mut self,
+        text: &[u8],
+        start: usize,
+        ends: &[usize],
+        base: u64,
+        control: &Control,
+    ) -> Result<usize> {
+        #[cfg(target_arch = "x86_64")]
+        if is_wide() {
+            // SAFETY: the processor has the features that the function is compiled for.
+            return unsafe { self.count_wide(text, start, ends, base, control) };
+        }
+        self.count_by(text, start, ends, base, control)
+    }
+
+    #[cfg(target_arch = "x86_64")]
+    #[target_feature(enable = "avx2,bmi1,bmi2,lzcnt,popcnt")]
+    fn count_wide(
+        &mut self,
+        text: &[u8],
+        start: usize,
+        ends: &[usize],
+        base: u64,
+        control: &Control,
+    ) -> Result<usize> {
+        self.count_by(text, start, ends, base, control)
+    }
+
+    #[inline(always)]
+    fn count_by(
+        &mut self,
+        text: &[u8],
+        mut start: usize,
+        ends: &[usize],
+        base: u64,
+        control: &Control,
+    ) -> Result<usize> {
+        let mut wanted = [Wanted::default(); AHEAD];
+        let mut counted = 0;
         for batch in ends.chunks(AHEAD) {
+            if self.is_crowded(AHEAD) {
+                if !self.can_grow() {
+                    break;
+                }
+                self.grow(control)?;
+            }
             let mut from = start;
-            for (slot, &end) in keys.iter_mut().zip(batch) {
-                *slot = self.key(text, from, end);
-                prefetch(&self.entries[self.home(slot.1)]);
+            for (slot, &end) in wanted.iter_mut().zip(batch) {
+                *slot = self.wanted(text, from, end);
+                prefetch(&self.entries[slot.home]);
                 from = end;
             }
-            for (&(key, hash), &end) in keys.iter().zip(batch) {
-                self.add(key, hash, &text[start..end], 1, base + start as u64);
+            for (slot, &end) in wanted.iter().zip(batch) {
+                let entry = &mut self.entries[slot.home];
+                // Not as arrays: sixteen bytes read at once would wait for two writes of eight.
+                if (entry.key[0] ^ slot.key[0]) | (entry.key[1] ^ slot.key[1]) == 0 {
+                    entry.count += 1;
+                } else {
+                    self.count_elsewhere(*slot, &text[start..end], base + start as u64);
+                }
                 start = end;
             }
+            counted += batch.len();
+        }
+        Ok(counted)
+    }
+
+    /// Counts a piece that is not where its hash says.
+    #[inline(never)]
+    fn count_elsewhere(&mut self, wanted: Wanted, piece: &[u8], first: u64) {
+        let at = self.find(wanted, piece);
+        if self.entries[at].count == 0 {
+            self.insert(at, wanted.key, piece, 1, first);
+        } else {
+            self.entries[at].count += 1;
         }
     }
 
     /// Adds `count` occurrences of one piece, the first of them at `first`.
-    pub(super) fn add_piece(&mut self, piece: &[u8], count: u64, first: u64) {
-        let (key, hash) = self.key(piece, 0, piece.len());
-        self.add(key, hash, piece, count, first);
+    ///
+    /// # Errors
+    /// [`Error::Interrupted`]; [`Error::Usage`] where the sum does not fit.
+    pub(super) fn add_piece(
+        &mut self,
+        piece: &[u8],
+        count: u64,
+        first: u64,
+        control: &Control,
+    ) -> Result<()> {
+        let key = self.key(piece, 0, piece.len());
+        self.add(key, piece, count, first, control)
     }
 
-    /// Calls `each` with every piece, its count and its first position, in no particular order.
-    pub(super) fn for_each<'a>(&'a self, mut each: impl FnMut(Piece<'a>, u64, u64)) {
-        for entry in self.entries.iter().filter(|entry| entry.count != 0) {
-            each(self.piece(entry.key), entry.count, entry.first);
+    fn add(
+        &mut self,
+        key: [u64; 2],
+        piece: &[u8],
+        count: u64,
+        first: u64,
+        control: &Control,
+    ) -> Result<()> {
+        if self.is_crowded(1) {
+            self.grow(control)?;
         }
+        let at = self.find(self.want(key), piece);
+        let entry = &mut self.entries[at];
+        if entry.count == 0 {
+            self.insert(at, key, piece, count, first);
+        } else {
+            entry.count = sum(entry.count, count)?;
+            entry.first = entry.first.min(first);
+        }
+        Ok(())
     }
 
     /// Adds those of the other table's pieces whose hash falls into `share` of `shares`.
-    pub(super) fn absorb(&mut self, other: &Self, share: u64, shares: u64) {
-        for entry in other.entries.iter().filter(|entry| entry.count != 0) {
-            let hash = self.hash_of(entry.key);
-            if ((hash & 0xFFFF) * shares) >> 16 == share {
-                let piece = other.piece(entry.key);
-                self.add_entry(entry, hash, &piece);
+    ///
+    /// # Errors
+    /// As [`Table::add_piece`].
+    pub(super) fn absorb(
+        &mut self,
+        other: &Self,
+        share: u64,
+        shares: u64,
+        control: &Control,
+    ) -> Result<()> {
+        for entries in other.entries.chunks(STRIDE) {
+            control.check()?;
+            for entry in entries.iter().filter(|entry| entry.count != 0) {
+                let hash = self.hash_of(entry.key);
+                if ((hash & 0xFFFF) * shares) >> 16 == share {
+                    let piece = other.piece(entry.key);
+                    let key = if entry.key[1] >= LONG {
+                        [hash, LONG]
+                    } else {
+                        entry.key
+                    };
+                    self.add(key, piece.as_bytes(), entry.count, entry.first, control)?;
+                }
             }
         }
+        Ok(())
     }
 
-    fn add_entry(&mut self, entry: &Entry, hash: u64, piece: &Piece) {
-        self.add(entry.key, hash, piece.as_bytes(), entry.count, entry.first);
+    /// Calls `each` with every piece, its count and its first position, in no particular order.
+    ///
+    /// # Errors
+    /// Those of `each`; [`Error::Interrupted`].
+    pub(super) fn for_each(
+        &self,
+        control: &Control,
+        mut each: impl FnMut(&[u8], u64, u64) -> Result<()>,
+    ) -> Result<()> {
+        for entries in self.entries.chunks(STRIDE) {
+            control.check()?;
+            for entry in entries.iter().filter(|entry| entry.count != 0) {
+                each(self.piece(entry.key).as_bytes(), entry.count, entry.first)?;
+            }
+        }
+        Ok(())
     }
 
-    #[inline]
-    fn key(&self, text: &[u8], start: usize, end: usize) -> ([u64; 2], u64) {
+    /// Empties the table: hands over its pieces, with counts and first positions, up to `most` at a
+    /// time in the order of their bytes.
+    ///
+    /// # Errors
+    /// Those of `run`; [`Error::Interrupted`].
+    pub(super) fn drain_sorted(
+        &mut self,
+        most: usize,
+        control: &Control,
+        mut run: impl FnMut(&mut dyn Iterator<Item = (Piece<'_>, u64, u64)>) -> Result<()>,
+    ) -> Result<()> {
+        let len = self.entries.len();
+        let mut entries = std::mem::take(&mut self.entries);
+        entries.retain(|entry| entry.count != 0);
+        for entries in entries.chunks_mut(most) {
+            sort_by(entries, control, |a, b| self.compare(a.key, b.key))?;
+            run(&mut entries
+                .iter()
+                .map(|entry| (self.piece(entry.key), entry.count, entry.first)))?;
+        }
+        entries.clear();
+        entries.resize(len, Entry::default());
+        self.entries = entries;
+        self.used = 0;
+        self.long.clear();
+        self.long_ends.clear();
+        // A single long piece must not fill the table for good.
+        self.long.shrink_to(self.limit / 4);
+        Ok(())
+    }
+
+    #[inline(always)]
+    fn wanted(&self, text: &[u8], start: usize, end: usize) -> Wanted {
+        self.want(self.key(text, start, end))
+    }
+
+    #[inline(always)]
+    fn want(&self, key: [u64; 2]) -> Wanted {
+        let home = self.home(self.hash_of(key));
+        Wanted { key, home }
+    }
+
+    /// The key to look for; that of a long piece has no place in the arena yet.
+    #[inline(always)]
+    fn key(&self, text: &[u8], start: usize, end: usize) -> [u64; 2] {
         if end - start <= INLINE {
-            let key = inline_key(text, start, end);
-            (key, self.seeds.hash(key))
+            inline_key(text, start, end)
         } else {
-            let hash = self.seeds.hash_long(&text[start..end]);
-            ([hash, LONG], hash)
+            [self.seeds.hash_long(&text[start..end]), LONG]
         }
     }
 
+    #[inline(always)]
     fn hash_of(&self, key: [u64; 2]) -> u64 {
         if key[1] >= LONG {
             key[0]
@@ -174,65 +396,69 @@ impl Table {
         }
     }
 
+    #[inline(always)]
     fn home(&self, hash: u64) -> usize {
-        (hash >> (64 - self.entries.len().trailing_zeros())) as usize
+        // The lowest bits say whose share a piece is when tables are joined.
+        (hash as usize >> 20) & (self.entries.len() - 1)
     }
 
-    #[inline]
-    fn add(&mut self, key: [u64; 2], hash: u64, piece: &[u8], count: u64, first: u64) {
+    /// Where the piece is or, if it is new, belongs.
+    fn find(&self, wanted: Wanted, piece: &[u8]) -> usize {
         let mask = self.entries.len() - 1;
-        let mut at = self.home(hash);
+        let mut at = wanted.home;
         loop {
-            let entry = &self.entries[at & mask];
-            if entry.count == 0 {
-                return self.insert(at & mask, key, piece, count, first);
-            }
-            let same = if key[1] < LONG {
-                entry.key == key
+            let entry = &self.entries[at];
+            let same = if wanted.key[1] < LONG {
+                entry.key == wanted.key
             } else {
-                entry.key[0] == key[0]
-                    && entry.key[1] >= LONG
+                entry.key[0] == wanted.key[0]
+                    && entry.key[1] > LONG
                     && self.long_piece(entry.key) == piece
             };
-            if same {
-                let entry = &mut self.entries[at & mask];
-                entry.count += count;
-                entry.first = entry.first.min(first);
-                return;
+            if same || entry.count == 0 {
+                return at;
             }
-            at += 1;
+            at = (at + 1) & mask;
         }
     }
 
-    #[cold]
     fn insert(&mut self, at: usize, mut key: [u64; 2], piece: &[u8], count: u64, first: u64) {
         if piece.len() > INLINE {
-            key[1] = LONG | self.long_ends.len() as u64;
+            let room = self.long.capacity() - self.long.len();
+            if room < piece.len() {
+                // Not by doubling, which would take the limit by surprise.
+                let more = (self.long.capacity() / 8).max(1 << 12).max(piece.len());
+                self.long.reserve_exact(more);
+            }
             self.long.extend_from_slice(piece);
             self.long_ends.push(self.long.len());
+            // From 1 on, so that no piece that is looked for has the key of one that is here.
+            key[1] = LONG | self.long_ends.len() as u64;
         }
         self.entries[at] = Entry { key, count, first };
         self.used += 1;
-        if self.used * 2 > self.entries.len() {
-            self.grow();
-        }
     }
 
-    fn grow(&mut self) {
+    #[cold]
+    fn grow(&mut self, control: &Control) -> Result<()> {
         let wider = vec![Entry::default(); self.entries.len() * 2];
         let old = std::mem::replace(&mut self.entries, wider);
         let mask = self.entries.len() - 1;
-        for entry in old.into_iter().filter(|entry| entry.count != 0) {
-            let mut at = self.home(self.hash_of(entry.key));
-            while self.entries[at & mask].count != 0 {
-                at += 1;
+        for entries in old.chunks(STRIDE) {
+            control.check()?;
+            for entry in entries.iter().filter(|entry| entry.count != 0) {
+                let mut at = self.home(self.hash_of(entry.key));
+                while self.entries[at].count != 0 {
+                    at = (at + 1) & mask;
+                }
+                self.entries[at] = *entry;
             }
-            self.entries[at & mask] = entry;
         }
+        Ok(())
     }
 
     fn long_piece(&self, key: [u64; 2]) -> &[u8] {
-        let index = (key[1] & !LONG) as usize;
+        let index = (key[1] & !LONG) as usize - 1;
         let start = if index == 0 {
             0
         } else {
@@ -245,12 +471,37 @@ impl Table {
         if key[1] >= LONG {
             return Piece::Long(self.long_piece(key));
         }
-        let bits = u128::from(key[0]) | u128::from(key[1]) << 64;
         Piece::Short {
-            bytes: bits.to_le_bytes(),
+            bytes: bits(key).to_le_bytes(),
             len: (key[1] >> 56) as usize,
         }
     }
+
+    /// Compares two pieces by their bytes.
+    fn compare(&self, a: [u64; 2], b: [u64; 2]) -> Ordering {
+        if a[1] < LONG && b[1] < LONG {
+            // Bytes, most significant first, then the length, which decides where one is the
+            // other with zeros behind it.
+            return bits(a).swap_bytes().cmp(&bits(b).swap_bytes());
+        }
+        self.piece(a).as_bytes().cmp(self.piece(b).as_bytes())
+    }
+}
+
+fn bits(key: [u64; 2]) -> u128 {
+    u128::from(key[0]) | u128::from(key[1]) << 64
+}
+
+/// The sum of two counts of one piece.
+///
+/// # Errors
+/// [`Error::Usage`] where it does not fit in 64 bits.
+pub(super) fn sum(a: u64, b: u64) -> Result<u64> {
+    a.checked_add(b).ok_or_else(|| {
+        Error::usage(format!(
+            "the counts {a} and {b} of one piece make more than 64 bits hold: train on fewer count files"
+        ))
+    })
 }
 
 /// A piece's bytes, out of the key or out of the arena.

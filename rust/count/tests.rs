@@ -1,4 +1,4 @@
-use super::{CHUNK, Counter, Counts};
+use super::{CHUNK, CountOptions, Counter, Counts};
 use crate::control::{Control, Stage};
 use crate::error::Error;
 use crate::pretokenize::Pattern;
@@ -9,19 +9,32 @@ type Counted = BTreeMap<Vec<u8>, u64>;
 
 fn as_map(counts: &Counts) -> Counted {
     let mut map = Counted::new();
-    counts.for_each(|piece, count| {
-        assert!(
-            map.insert(piece.to_vec(), count).is_none(),
-            "{piece:?} is there twice"
-        );
-    });
+    let each = |piece: &[u8], count, _| {
+        let before = map.insert(piece.to_vec(), count);
+        assert!(before.is_none(), "{piece:?} is there twice");
+        Ok(())
+    };
+    counts.for_each(&Control::new(), each).unwrap();
     map
 }
 
 fn in_order(counts: &Counts) -> Vec<Vec<u8>> {
     let mut pieces = Vec::new();
-    counts.for_each_in_order(|piece, _| pieces.push(piece.to_vec()));
-    pieces
+    let each = |piece: &[u8], _, first| {
+        pieces.push((first, piece.to_vec()));
+        Ok(())
+    };
+    counts.for_each(&Control::new(), each).unwrap();
+    pieces.sort();
+    pieces.into_iter().map(|(_, piece)| piece).collect()
+}
+
+fn counter<'p>(pattern: &'p Pattern, specials: &[&str], threads: usize) -> Counter<'p> {
+    let options = CountOptions {
+        threads,
+        memory: None,
+    };
+    Counter::new(pattern, &owned(specials), options).unwrap()
 }
 
 /// What the definition says, with no threads, chunks or tables.
@@ -71,7 +84,7 @@ fn owned(specials: &[&str]) -> Vec<String> {
 
 fn count(texts: &[&[u8]], pattern: &Pattern, specials: &[&str], threads: usize) -> Counts {
     let control = Control::new();
-    let mut counter = Counter::new(pattern, &owned(specials), threads).unwrap();
+    let mut counter = counter(pattern, specials, threads);
     counter.add_texts(texts, &control).unwrap();
     counter.finish(&control).unwrap()
 }
@@ -167,7 +180,7 @@ fn files_are_counted_as_the_texts_that_they_hold() {
         for threads in 1..=3 {
             let control = Control::new();
             control.begin(Stage::Count, 0);
-            let mut counter = Counter::new(&pattern, &owned(&specials), threads).unwrap();
+            let mut counter = counter(&pattern, &specials, threads);
             counter.add_files(&paths, &control).unwrap();
             let bytes: usize = texts.iter().map(|text| text.len()).sum();
             assert_eq!(counter.text_bytes(), bytes as u64);
@@ -186,7 +199,7 @@ fn text_that_cannot_be_cut_is_one_piece() {
     let path = folder.write("x.txt", &text);
     for name in ["gpt2", "none"] {
         let pattern = Pattern::named(name).unwrap();
-        let mut counter = Counter::new(&pattern, &[], 2).unwrap();
+        let mut counter = counter(&pattern, &[], 2);
         counter
             .add_files(std::slice::from_ref(&path), &Control::new())
             .unwrap();
@@ -231,7 +244,11 @@ fn many_distinct_pieces_survive_the_growth_of_the_table() {
     expected.extend(pieces);
     let counts = count(&[text.as_bytes()], &pattern, &[], 2);
     assert!(counts.len() > 50_000 && counts.len() == expected.len());
-    counts.for_each(|piece, count| assert_eq!(expected[piece], count));
+    assert!(
+        as_map(&counts)
+            .iter()
+            .all(|(piece, count)| expected[piece] == *count)
+    );
 }
 
 #[test]
@@ -240,7 +257,7 @@ fn a_file_that_cannot_be_read_is_named() {
     let missing = folder.0.join("nothing.txt");
     let pattern = Pattern::named("gpt2").unwrap();
     for path in [&missing, &folder.0] {
-        let mut counter = Counter::new(&pattern, &[], 2).unwrap();
+        let mut counter = counter(&pattern, &[], 2);
         let error = counter
             .add_files(std::slice::from_ref(path), &Control::new())
             .unwrap_err();
@@ -257,7 +274,7 @@ fn a_stopped_control_ends_counting() {
     let control = Control::new();
     control.stop();
     let pattern = Pattern::named("gpt2").unwrap();
-    let mut counter = Counter::new(&pattern, &[], 2).unwrap();
+    let mut counter = counter(&pattern, &[], 2);
     assert!(matches!(
         counter.add_texts(&[b"a b"], &control),
         Err(Error::Interrupted)
@@ -265,14 +282,310 @@ fn a_stopped_control_ends_counting() {
 }
 
 #[test]
-fn no_thread_and_empty_special_tokens_are_usage_errors() {
+fn no_thread_empty_special_tokens_and_too_little_memory_are_usage_errors() {
     let pattern = Pattern::named("gpt2").unwrap();
-    assert!(matches!(
-        Counter::new(&pattern, &owned(&["x", ""]), 1),
-        Err(Error::Usage(_))
-    ));
-    assert!(matches!(
-        Counter::new(&pattern, &[], 0),
-        Err(Error::Usage(_))
-    ));
+    let refused = |specials: &[&str], threads, memory| {
+        let options = CountOptions { threads, memory };
+        matches!(
+            Counter::new(&pattern, &owned(specials), options),
+            Err(Error::Usage(_))
+        )
+    };
+    assert!(refused(&["x", ""], 1, None));
+    assert!(refused(&[], 0, None));
+    assert!(refused(&[], 2, Some((2 << 20) - 1)));
+    assert!(!refused(&[], 2, Some(2 << 20)));
+}
+
+/// Words that hardly ever repeat, some of them long.
+fn many_pieces(number: u64) -> Vec<u8> {
+    let mut text = Vec::new();
+    for n in 0..number {
+        let mut code = n.wrapping_mul(0x9E37_79B9_7F4A_7C15);
+        text.push(b' ');
+        for _ in 0..if n % 50 == 0 { 20 } else { 8 } {
+            text.push(b'a' + (code >> 60) as u8);
+            code = code.rotate_left(4);
+        }
+    }
+    text
+}
+
+fn limited(pattern: &Pattern, threads: usize) -> Counter<'_> {
+    let memory = Some(threads * super::LEAST_MEMORY);
+    Counter::new(pattern, &[], CountOptions { threads, memory }).unwrap()
+}
+
+#[test]
+fn counts_and_order_are_the_same_when_most_of_them_lie_on_disk() {
+    let pattern = Pattern::named("gpt2").unwrap();
+    let mut text = many_pieces(100_000);
+    text.extend_from_within(..500_000);
+    text.extend(long_text());
+    let (pieces, order) = expected(&[&text, &text[..CHUNK]], &pattern, &[]);
+    for threads in 1..=3 {
+        let control = Control::new();
+        let mut counter = limited(&pattern, threads);
+        counter
+            .add_texts(&[&text, &text[..CHUNK]], &control)
+            .unwrap();
+        assert!(counter.parts.iter().any(|part| part.runs.is_some()));
+        let counts = counter.finish(&control).unwrap();
+        assert!(matches!(counts.held, super::Held::Disk(_)));
+        assert_eq!(as_map(&counts), pieces, "{threads} threads");
+        assert_eq!(in_order(&counts), order, "{threads} threads");
+        assert_eq!(counts.len(), pieces.len());
+    }
+}
+
+#[test]
+fn more_runs_than_are_read_at_once_are_merged_in_several_passes() {
+    let pattern = Pattern::named("gpt2").unwrap();
+    let text = many_pieces(1_500_000);
+    let control = Control::new();
+    let mut counter = limited(&pattern, 1);
+    counter.add_texts(&[&text], &control).unwrap();
+    let counts = counter.finish(&control).unwrap();
+    let mut unlimited = self::counter(&pattern, &[], 1);
+    unlimited.add_texts(&[&text], &control).unwrap();
+    let expected = unlimited.finish(&control).unwrap();
+    assert!(counts.len() > 1_200_000);
+    assert!(as_map(&counts) == as_map(&expected));
+}
+
+#[test]
+fn temporary_files_are_without_a_name_while_they_are_used() {
+    let names = || {
+        let own = format!("microgpt-{}-", std::process::id());
+        let entries = std::fs::read_dir(std::env::temp_dir()).unwrap();
+        let names = entries.map(|entry| entry.unwrap().file_name().into_string().unwrap());
+        names
+            .filter(|name| name.starts_with(&own) && name.ends_with(".tmp"))
+            .count()
+    };
+    let pattern = Pattern::named("gpt2").unwrap();
+    let mut counter = limited(&pattern, 1);
+    counter
+        .add_texts(&[&many_pieces(50_000)], &Control::new())
+        .unwrap();
+    assert!(counter.parts[0].runs.is_some());
+    // Other tests may be between making theirs and taking its name away.
+    let gone = (0..100).any(|_| {
+        std::thread::sleep(std::time::Duration::from_millis(5));
+        names() == 0
+    });
+    assert!(gone);
+}
+
+fn saved(folder: &Folder, name: &str, text: &[u8], pattern: &Pattern) -> PathBuf {
+    let (control, path) = (Control::new(), folder.0.join(name));
+    let mut counter = counter(pattern, &["<|a|>"], 2);
+    counter.add_texts(&[text], &control).unwrap();
+    let counts = counter.finish_sorted(&control).unwrap();
+    super::save(&counts, pattern, &owned(&["<|a|>"]), &path, &control).unwrap();
+    path
+}
+
+#[test]
+fn count_files_add_up_to_the_counts_of_all_text_in_its_order() {
+    let folder = Folder::new("saved");
+    let pattern = Pattern::named("gpt2").unwrap();
+    let long = long_text();
+    let texts = [&long[..CHUNK], b"w1 w2 w3 <|a|>", &long[CHUNK / 2..], b"w3"];
+    let name = |index| format!("{index}.counts");
+    let paths: Vec<_> = (0..texts.len())
+        .map(|index| saved(&folder, &name(index), texts[index], &pattern))
+        .collect();
+    let (pieces, order) = expected(&texts, &pattern, &["<|a|>"]);
+    let told = super::agreed(&paths).unwrap();
+    assert_eq!(
+        (told.pattern, &told.special_tokens[..]),
+        (pattern.clone(), &owned(&["<|a|>"])[..])
+    );
+    assert_eq!(
+        told.text_bytes,
+        texts.iter().map(|text| text.len() as u64).sum::<u64>()
+    );
+    for (threads, memory) in [(1, None), (3, None), (2, Some(2 << 20))] {
+        let options = CountOptions { threads, memory };
+        let mut counter = Counter::new(&pattern, &told.special_tokens, options).unwrap();
+        counter.add_saved(&paths, &Control::new()).unwrap();
+        assert_eq!(counter.text_bytes(), told.text_bytes);
+        let counts = counter.finish(&Control::new()).unwrap();
+        assert!(as_map(&counts) == pieces, "{threads} threads");
+        assert!(in_order(&counts) == order, "{threads} threads");
+    }
+}
+
+#[test]
+fn a_count_file_depends_on_neither_threads_nor_memory() {
+    let folder = Folder::new("same");
+    let pattern = Pattern::named("gpt2").unwrap();
+    let text = many_pieces(60_000);
+    let write = |name: &str, threads, memory| {
+        let (control, path) = (Control::new(), folder.0.join(name));
+        let options = CountOptions { threads, memory };
+        let mut counter = Counter::new(&pattern, &[], options).unwrap();
+        counter.add_texts(&[&text], &control).unwrap();
+        let counts = counter.finish_sorted(&control).unwrap();
+        super::save(&counts, &pattern, &[], &path, &control).unwrap();
+        std::fs::read(path).unwrap()
+    };
+    let one = write("1", 1, None);
+    assert!(one == write("2", 3, None));
+    assert!(one == write("3", 2, Some(2 << 20)));
+}
+
+fn read(path: &std::path::Path) -> Result<Counted, Error> {
+    let paths = [path.to_owned()];
+    let told = super::agreed(&paths)?;
+    let options = CountOptions {
+        threads: 1,
+        memory: None,
+    };
+    let mut counter = Counter::new(&told.pattern, &told.special_tokens, options)?;
+    counter.add_saved(&paths, &Control::new())?;
+    Ok(as_map(&counter.finish(&Control::new())?))
+}
+
+#[test]
+fn a_count_file_with_any_byte_changed_or_missing_is_refused() {
+    let folder = Folder::new("broken");
+    let pattern = Pattern::named("gpt2").unwrap();
+    let path = saved(
+        &folder,
+        "whole",
+        b"the cat sat on the mat, abcdefghijklmnopqrstuvwxyz",
+        &pattern,
+    );
+    let whole = std::fs::read(&path).unwrap();
+    read(&path).unwrap();
+    for at in 0..whole.len() {
+        for bit in [1, 0x80] {
+            let mut changed = whole.clone();
+            changed[at] ^= bit;
+            assert!(
+                read(&folder.write("changed", &changed)).is_err(),
+                "byte {at}, bit {bit}"
+            );
+        }
+        assert!(
+            read(&folder.write("cut", &whole[..at])).is_err(),
+            "{at} bytes"
+        );
+    }
+    let longer = [&whole[..], b"x"].concat();
+    assert!(read(&folder.write("longer", &longer)).is_err());
+}
+
+/// A count file with the right checksum.
+fn forged(header: &str, records: &[u8]) -> Vec<u8> {
+    use sha2::Digest;
+    let mut file = [header.as_bytes(), b"\n", records].concat();
+    let hash = sha2::Sha256::digest(&file);
+    file.extend_from_slice(&hash);
+    file
+}
+
+#[test]
+fn hostile_count_files_are_refused_in_one_line_each() {
+    let folder = Folder::new("hostile");
+    let unicode = crate::pretokenize::unicode_version().to_string();
+    let header = |version: u32, text_bytes: u64, pieces: u64| {
+        format!(
+            r#"{{"format":"microgpt-counts","version":{version},"unicode":"{unicode}","pattern":"","special_tokens":[],"text_bytes":{text_bytes},"pieces":{pieces}}}"#
+        )
+    };
+    let one = header(1, 9, 1);
+    let huge = [&[0xFF; 9][..], &[0x01]].concat();
+    let cases = [
+        (one.clone(), &b"\x01a\x00\x00"[..], "occurs 0 times"),
+        (one.clone(), b"\x01a\x01\x09", "behind the end of the text"),
+        (one.clone(), b"\x00\x01\x00", "not in the order"),
+        (one.clone(), b"\x05a\x01\x00", "longer than the file"),
+        (one.clone(), &huge, "longer than the file"),
+        (one.clone(), &[0xFF; 11], "more than 64 bits"),
+        (one.clone(), b"\x01a\x81", "ends inside a number"),
+        (one.clone(), b"", "0 of its 1 pieces"),
+        (one, b"\x01a\x01\x00\x01b\x01\x01", "2 of its 1 pieces"),
+        (
+            header(1, 9, 2),
+            b"\x01b\x01\x00\x01a\x01\x01",
+            "not in the order",
+        ),
+        (
+            header(1, 9, 2),
+            b"\x01a\x01\x00\x01a\x01\x01",
+            "not in the order",
+        ),
+        (header(2, 9, 1), b"\x01a\x01\x00", "version 2"),
+        (
+            header(1, 9, 1).replace(&unicode, "3.0.0"),
+            b"\x01a\x01\x00",
+            "Unicode 3.0.0",
+        ),
+        ("{}".to_owned(), b"", "no count file"),
+        (
+            r#"{"format":"microgpt-counts","version":1}"#.to_owned(),
+            b"",
+            "broken first line",
+        ),
+        ("[".repeat(100_000), b"", "no count file"),
+    ];
+    for (header, records, expected) in cases {
+        let error = read(&folder.write("x.counts", &forged(&header, records))).unwrap_err();
+        let said = error.to_string();
+        assert!(
+            said.contains(expected) && said.contains("x.counts"),
+            "{said}"
+        );
+        assert!(!said.contains('\n'));
+    }
+    let most = [&b"\x01a"[..], &[0xFF; 9], &[0x01, 0x00]].concat();
+    let path = folder.write("most.counts", &forged(&header(1, 9, 1), &most));
+    assert_eq!(
+        read(&path).unwrap(),
+        Counted::from([(b"a".to_vec(), u64::MAX)])
+    );
+    let pattern = Pattern::named("none").unwrap();
+    for threads in 1..=2 {
+        let mut counter = counter(&pattern, &[], threads);
+        let added = counter.add_saved(&[path.clone(), path.clone()], &Control::new());
+        let found = added.and_then(|()| counter.finish(&Control::new()));
+        assert!(found.err().unwrap().to_string().contains("64 bits"));
+    }
+    let far = folder.write(
+        "far.counts",
+        &forged(&header(1, u64::MAX, 1), b"\x01a\x01\x00"),
+    );
+    assert!(
+        super::agreed(&[far.clone(), far])
+            .unwrap_err()
+            .to_string()
+            .contains("64 bits")
+    );
+}
+
+#[test]
+fn count_files_that_were_counted_unlike_are_refused() {
+    let folder = Folder::new("unlike");
+    let (gpt2, own) = (
+        Pattern::named("gpt2").unwrap(),
+        Pattern::named(r"\w+|\W").unwrap(),
+    );
+    let one = saved(&folder, "one", b"a b", &gpt2);
+    let other = saved(&folder, "other", b"a b", &own);
+    let mut counter = counter(&gpt2, &[], 1);
+    counter.add_texts(&[b"a b"], &Control::new()).unwrap();
+    let counts = counter.finish_sorted(&Control::new()).unwrap();
+    let plain = folder.0.join("plain");
+    super::save(&counts, &gpt2, &[], &plain, &Control::new()).unwrap();
+    let said = |paths: &[&PathBuf]| {
+        let paths: Vec<PathBuf> = paths.iter().map(|&path| path.clone()).collect();
+        super::agreed(&paths).unwrap_err().to_string()
+    };
+    assert!(said(&[&one, &other]).contains(r"pattern \w+|\W, but"));
+    assert!(said(&[&one, &plain]).contains("special tokens none, but"));
+    assert!(said(&[]).contains("name at least one"));
+    assert!(said(&[&folder.0.join("nothing")]).contains("nothing"));
 }

@@ -18,8 +18,22 @@ fn read(path: &Path) -> Result<Vec<u8>> {
     std::fs::read(path).map_err(Error::io("cannot read", path))
 }
 
-/// Writes a file under a temporary name beside its own, syncs it, and renames it.
+/// Writes a file whole or not at all.
 pub(crate) fn write_whole(path: &Path, bytes: &[u8]) -> Result<()> {
+    write_atomically(path, |file| {
+        file.write_all(bytes)
+            .map_err(Error::io("cannot write", path))
+    })
+}
+
+/// Writes a file under a temporary name beside its own, syncs it, and renames it.
+///
+/// # Errors
+/// Those of `write`; [`Error::Usage`] for a path that names no file, [`Error::Io`].
+pub(crate) fn write_atomically(
+    path: &Path,
+    write: impl FnOnce(&mut File) -> Result<()>,
+) -> Result<()> {
     let Some(name) = path.file_name() else {
         return Err(Error::usage(format!(
             "cannot write {}: it names no file",
@@ -29,14 +43,17 @@ pub(crate) fn write_whole(path: &Path, bytes: &[u8]) -> Result<()> {
     let mut name = name.to_owned();
     name.push(format!(".{}.tmp", std::process::id()));
     let temporary = path.with_file_name(name);
-    let written = File::create(&temporary)
-        .and_then(|mut file| file.write_all(bytes).and_then(|()| file.sync_all()))
-        .and_then(|()| std::fs::rename(&temporary, path));
+    let io = |error| Error::io("cannot write", path)(error);
+    let written = File::create(&temporary).map_err(io).and_then(|mut file| {
+        write(&mut file)?;
+        file.sync_all().map_err(io)?;
+        std::fs::rename(&temporary, path).map_err(io)
+    });
     if written.is_err() {
         // The first error is the one to report; there may be nothing to remove.
         let _ = std::fs::remove_file(&temporary);
     }
-    written.map_err(Error::io("cannot write", path))
+    written
 }
 
 /// Ordinary tokens, by ascending id.

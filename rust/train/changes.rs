@@ -92,6 +92,15 @@ pub(super) struct Changes {
 }
 
 impl Changes {
+    /// Bytes taken.
+    pub(super) fn bytes(&self) -> usize {
+        let side = |side: &Neighbours| {
+            side.tallies.capacity() * size_of::<Tally>()
+                + side.noted.capacity() * size_of::<(u32, Site)>()
+        };
+        side(&self.before) + side(&self.after)
+    }
+
     /// Makes room for neighbours with ids below `ids`.
     pub(super) fn make_room(&mut self, ids: usize) {
         self.before.tallies.resize(ids, Tally::default());

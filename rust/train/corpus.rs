@@ -6,10 +6,12 @@
 //! only ever takes younger ids, and both ends of what was joined are overwritten: a site noted
 //! earlier still holds its pair exactly when both ids are still there.
 
+use super::BYTES;
 use super::changes::Changes;
+use super::memory::Memory;
 use super::pairs::Pair;
 use crate::cache::prefetch;
-use crate::control::Control;
+use crate::control::{Control, sort_by};
 use crate::count::Counts;
 use crate::error::{Error, Result};
 
@@ -41,42 +43,82 @@ pub(super) struct Corpus {
 
 impl Corpus {
     /// Lays the pieces out, where `in_order` by first occurrence.
-    pub(super) fn new(counts: &Counts, in_order: bool, control: &Control) -> Result<Self> {
+    ///
+    /// # Errors
+    /// [`Error::Usage`] where they take more than `memory` or 4 GiB; [`Error::Io`] where counts lie on
+    /// disk; [`Error::Interrupted`].
+    pub(super) fn new(
+        counts: &Counts,
+        in_order: bool,
+        memory: &Memory,
+        control: &Control,
+    ) -> Result<Self> {
         let (mut len, mut pieces) = (1, 0);
-        counts.for_each(|piece, _| {
+        counts.for_each(control, |piece, _, _| {
             if piece.len() > 1 {
                 len += piece.len() + 1;
                 pieces += 1;
             }
-        });
+            Ok(())
+        })?;
         if len >= WALL as usize {
             return Err(Error::usage(format!(
                 "the distinct pieces take {len} bytes, but at most 4 GiB can be trained on: use a \
                  pattern that splits the text, or less text"
             )));
         }
-        let mut corpus = Self {
-            slots: Vec::with_capacity(len),
-            weights: Vec::with_capacity(pieces),
-            pairs: 0.0,
-        };
-        corpus.slots.push(WALL);
+        let layout = len * size_of::<u32>() + pieces * size_of::<u64>();
+        let order = pieces * size_of::<(u64, u32, u32)>();
+        memory.check(if in_order { 2 * layout + order } else { layout })?;
+        let mut corpus = Self::with_capacity(len, pieces);
+        let mut order = Vec::with_capacity(if in_order { pieces } else { 0 });
+        counts.for_each(control, |piece, count, first| {
+            if piece.len() > 1 {
+                if in_order {
+                    order.push((
+                        first,
+                        corpus.slots.len() as u32,
+                        corpus.weights.len() as u32,
+                    ));
+                }
+                corpus.add(piece.iter().map(|&byte| u32::from(byte)), count);
+            }
+            Ok(())
+        })?;
         if in_order {
-            counts.for_each_in_order(|piece, count| corpus.add(piece, count));
-        } else {
-            counts.for_each(|piece, count| corpus.add(piece, count));
+            sort_by(&mut order, control, Ord::cmp)?;
+            let shuffled = std::mem::replace(&mut corpus, Self::with_capacity(len, pieces));
+            for (_, start, piece) in order {
+                let slots = &shuffled.slots[start as usize..];
+                let bytes = slots.iter().copied().take_while(|&slot| slot != WALL);
+                corpus.add(bytes, shuffled.weights[piece as usize]);
+            }
         }
         control.check()?;
         Ok(corpus)
     }
 
-    fn add(&mut self, piece: &[u8], count: u64) {
-        if piece.len() > 1 {
-            self.slots.extend(piece.iter().map(|&byte| u32::from(byte)));
-            self.slots.push(WALL);
-            self.weights.push(count);
-            self.pairs += (piece.len() - 1) as f64 * count as f64;
+    fn with_capacity(len: usize, pieces: usize) -> Self {
+        let mut slots = Vec::with_capacity(len);
+        slots.push(WALL);
+        Self {
+            slots,
+            weights: Vec::with_capacity(pieces),
+            pairs: 0.0,
         }
+    }
+
+    fn add(&mut self, bytes: impl Iterator<Item = u32>, count: u64) {
+        let before = self.slots.len();
+        self.slots.extend(bytes);
+        self.pairs += (self.slots.len() - before - 1) as f64 * count as f64;
+        self.slots.push(WALL);
+        self.weights.push(count);
+    }
+
+    /// Bytes taken.
+    pub(super) fn bytes(&self) -> usize {
+        self.slots.capacity() * size_of::<u32>() + self.weights.capacity() * size_of::<u64>()
     }
 
     /// A guess at the count of the `merges`-th merge, rather too low than too high.
@@ -97,6 +139,9 @@ impl Corpus {
         control: &Control,
         mut each: impl FnMut(Pair, Site),
     ) -> Result<()> {
+        if lengths.len() == BYTES {
+            return self.for_each_pair_of_bytes(control, each);
+        }
         let mut at = 1;
         for piece in 0..self.weights.len() {
             if piece % STRIDE == 0 {
@@ -118,6 +163,30 @@ impl Corpus {
                     },
                 );
                 (at, left) = (next, right);
+            }
+        }
+        Ok(())
+    }
+
+    /// The same before any merge, where no length has to be waited for.
+    fn for_each_pair_of_bytes(
+        &self,
+        control: &Control,
+        mut each: impl FnMut(Pair, Site),
+    ) -> Result<()> {
+        let mut piece = 0;
+        let last = self.slots.len() - 1;
+        for start in (1..last).step_by(STRIDE) {
+            control.check()?;
+            let end = last.min(start + STRIDE);
+            for (position, pair) in (start..end).zip(self.slots[start..=end].windows(2)) {
+                let (left, right) = (pair[0], pair[1]);
+                if left == WALL {
+                    piece += 1;
+                } else if right != WALL {
+                    let position = position as u32;
+                    each(Pair { left, right }, Site { position, piece });
+                }
             }
         }
         Ok(())

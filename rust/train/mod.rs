@@ -10,6 +10,7 @@
 
 mod changes;
 mod corpus;
+mod memory;
 mod pairs;
 #[cfg(any(test, feature = "fuzzing"))]
 pub(crate) mod reference;
@@ -22,6 +23,7 @@ use crate::count::Counts;
 use crate::error::{Error, Result};
 use changes::Changes;
 use corpus::{Corpus, STRIDE};
+use memory::Memory;
 use pairs::{Pair, Pairs};
 use std::collections::BinaryHeap;
 pub use ties::Tie;
@@ -41,6 +43,8 @@ pub struct TrainOptions {
     pub tie: Tie,
     /// Special tokens that will follow the merges, and count towards `vocab_size`.
     pub special_count: usize,
+    /// Bytes that merging may take.
+    pub memory: Option<usize>,
 }
 
 /// What training found.
@@ -96,22 +100,26 @@ const MOST_IDS: usize = 1 << 31;
 /// last pairs to go are those that occur once). Reports [`Stage::Merge`].
 ///
 /// # Errors
-/// [`Error::Usage`] for limits that cannot be met or more distinct text than fits (4 GiB);
-/// [`Error::Interrupted`] when `control` says so.
-pub fn train(counts: &Counts, options: &TrainOptions, control: &Control) -> Result<Merges> {
+/// [`Error::Usage`] for limits that cannot be met or more distinct text than fits (4 GiB, or what
+/// `memory` allows); [`Error::Io`] where counts lie on disk; [`Error::Interrupted`] when `control` says
+/// so.
+pub fn train(counts: Counts, options: &TrainOptions, control: &Control) -> Result<Merges> {
     let most = options.most_merges()?;
     control.begin(Stage::Merge, options.vocab_size.map_or(0, |_| most as u64));
     let in_order = options.tie == Tie::First;
-    let corpus = Corpus::new(counts, in_order, control)?;
+    let memory = Memory::new(options.memory);
+    let corpus = Corpus::new(&counts, in_order, &memory, control)?;
+    drop(counts);
     let limits = Limits {
         merges: most,
         epochs: options.epochs.unwrap_or(usize::MAX),
+        memory,
     };
     match options.tie {
-        Tie::Ids => Trainer::<ById>::new(corpus, most, control)?.run(limits),
-        Tie::Hf => Trainer::<ByPrintable>::new(corpus, most, control)?.run(limits),
-        Tie::Lexical => Trainer::<Lexical>::new(corpus, most, control)?.run(limits),
-        Tie::First => Trainer::<First>::new(corpus, most, control)?.run(limits),
+        Tie::Ids => Trainer::<ById>::new(corpus, limits, control)?.run(),
+        Tie::Hf => Trainer::<ByPrintable>::new(corpus, limits, control)?.run(),
+        Tie::Lexical => Trainer::<Lexical>::new(corpus, limits, control)?.run(),
+        Tie::First => Trainer::<First>::new(corpus, limits, control)?.run(),
     }
 }
 
@@ -119,6 +127,7 @@ pub fn train(counts: &Counts, options: &TrainOptions, control: &Control) -> Resu
 struct Limits {
     merges: usize,
     epochs: usize,
+    memory: Memory,
 }
 
 /// A pair in the heap. The greatest count comes first, then the greatest key.
@@ -139,12 +148,13 @@ struct Trainer<'c, R: Rule> {
     /// Bytes in each token.
     lengths: Vec<u32>,
     changes: Changes,
+    limits: Limits,
     control: &'c Control,
 }
 
 impl<'c, R: Rule> Trainer<'c, R> {
-    fn new(corpus: Corpus, merges: usize, control: &'c Control) -> Result<Self> {
-        let floor = corpus.likely_last_count(merges);
+    fn new(corpus: Corpus, limits: Limits, control: &'c Control) -> Result<Self> {
+        let floor = corpus.likely_last_count(limits.merges);
         let mut trainer = Self {
             corpus,
             pairs: Pairs::new(),
@@ -153,6 +163,7 @@ impl<'c, R: Rule> Trainer<'c, R> {
             rule: R::default(),
             lengths: vec![1; BYTES],
             changes: Changes::default(),
+            limits,
             control,
         };
         trainer.lower_floor(floor)?;
@@ -162,14 +173,39 @@ impl<'c, R: Rule> Trainer<'c, R> {
     /// Fills the heap with the pairs that occur `floor` times or more.
     fn lower_floor(&mut self, floor: u64) -> Result<()> {
         self.floor = floor;
+        let room = |bytes| self.limits.memory.check(self.corpus.bytes() + bytes);
         self.pairs
-            .find_all(floor, &self.corpus, &self.lengths, self.control)?;
+            .find_all(floor, &self.corpus, &self.lengths, self.control, room)?;
         let all: Vec<Pair> = self.pairs.all().collect();
-        all.into_iter().for_each(|pair| self.push(pair));
+        for pairs in all.chunks(STRIDE) {
+            self.control.check()?;
+            pairs.iter().for_each(|&pair| self.push(pair));
+        }
         Ok(())
     }
 
-    fn run(mut self, limits: Limits) -> Result<Merges> {
+    /// Bytes taken.
+    fn bytes(&self) -> usize {
+        self.corpus.bytes()
+            + self.pairs.bytes()
+            + self.changes.bytes()
+            + self.heap.len() * size_of::<Candidate<R::Key>>()
+    }
+
+    /// Forgets sites that are gone and pairs that fell below the floor, where memory runs out.
+    fn make_room(&mut self) -> Result<()> {
+        let Limits { memory, .. } = self.limits;
+        if memory.fits(self.bytes()) {
+            return Ok(());
+        }
+        self.heap.clear();
+        self.lower_floor(self.floor)?;
+        // An eighth has to be free, so that the next merges do not call for it again.
+        memory.check(self.bytes() / 7 * 8)
+    }
+
+    fn run(mut self) -> Result<Merges> {
+        let limits = self.limits;
         let mut merges = Merges::default();
         let mut born_before_epoch = 0;
         while merges.pairs.len() < limits.merges {
@@ -189,6 +225,7 @@ impl<'c, R: Rule> Trainer<'c, R> {
             merges.pairs.push((pair.left, pair.right));
             merges.counts.push(count);
             self.control.advance(1);
+            self.make_room()?;
         }
         Ok(merges)
     }

@@ -69,17 +69,25 @@ impl Pairs {
         }
     }
 
-    /// Replaces what is held by the corpus' present pairs with a count of `floor` or more.
+    /// Bytes taken.
+    pub(super) fn bytes(&self) -> usize {
+        self.entries.len() * size_of::<Entry>() + self.sites.len() * size_of::<Site>()
+    }
+
+    /// Replaces what is held by the corpus' present pairs with a count of `floor` or more; first asks
+    /// whether there is `room` for so many bytes.
     pub(super) fn find_all(
         &mut self,
         floor: u64,
         corpus: &Corpus,
         lengths: &[u32],
         control: &Control,
+        room: impl Fn(usize) -> Result<()>,
     ) -> Result<()> {
         self.floor = 1;
         self.used = 0;
         self.entries.fill(Entry::default());
+        self.sites = Vec::new();
         corpus.for_each_pair(lengths, control, |pair, site| {
             let at = self.place(pair);
             self.entries[at].count += corpus.weight(site.piece);
@@ -97,8 +105,8 @@ impl Pairs {
             entry.start = all;
             all += u64::from(entry.sites);
         }
-        self.sites.clear();
-        self.sites.resize(all as usize, Site::default());
+        room(self.bytes() + all as usize * size_of::<Site>())?;
+        self.sites = vec![Site::default(); all as usize];
         corpus.for_each_pair(lengths, control, |pair, site| {
             let at = self.slot(pair);
             let entry = &mut self.entries[at];

@@ -6,7 +6,7 @@ use crate::error::Error;
 type Pieces = Vec<(Vec<u8>, u64)>;
 
 fn counted(pieces: &Pieces) -> Counts {
-    Counts::from_pieces(pieces.iter().map(|(piece, count)| (&piece[..], *count)))
+    Counts::from_pieces(pieces.iter().map(|(piece, count)| (&piece[..], *count))).unwrap()
 }
 
 fn options(tie: Tie, merges: usize) -> TrainOptions {
@@ -18,7 +18,7 @@ fn options(tie: Tie, merges: usize) -> TrainOptions {
 }
 
 fn trained(pieces: &Pieces, options: &TrainOptions) -> Merges {
-    train(&counted(pieces), options, &Control::new()).unwrap()
+    train(counted(pieces), options, &Control::new()).unwrap()
 }
 
 fn words(text: &str) -> Pieces {
@@ -209,7 +209,7 @@ fn each_rule_decides_a_tie_in_its_own_way() {
 
 #[test]
 fn limits_that_cannot_be_met_are_usage_errors_that_name_them() {
-    let refused = |options| match train(&counted(&words("a b")), &options, &Control::new()) {
+    let refused = |options| match train(counted(&words("a b")), &options, &Control::new()) {
         Err(Error::Usage(sentence)) => sentence,
         other => panic!("{other:?}"),
     };
@@ -238,7 +238,7 @@ fn limits_that_cannot_be_met_are_usage_errors_that_name_them() {
 fn a_stopped_control_ends_training() {
     let control = Control::new();
     control.stop();
-    let found = train(&counted(&words("a bc")), &options(Tie::Ids, 3), &control);
+    let found = train(counted(&words("a bc")), &options(Tie::Ids, 3), &control);
     assert!(matches!(found, Err(Error::Interrupted)));
 }
 
@@ -253,4 +253,37 @@ fn a_tie_rule_is_found_by_its_name() {
             .to_string()
             .contains("ids, hf, lexical, first")
     );
+}
+
+#[test]
+fn limited_memory_gives_the_same_merges_or_an_error_that_names_the_limit() {
+    let mut random = Random(11);
+    let letters: Vec<u8> = (0..200_000)
+        .map(|_| b'a' + random.below(26) as u8)
+        .collect();
+    let pieces = vec![(letters, 1)];
+    for tie in [Tie::Ids, Tie::First] {
+        let expected = trained(&pieces, &options(tie, 20_000));
+        let (mut refused, mut met) = (0, 0);
+        for memory in (1..=40).map(|step| step * 1_000_000) {
+            let options = TrainOptions {
+                memory: Some(memory),
+                ..options(tie, 20_000)
+            };
+            match train(counted(&pieces), &options, &Control::new()) {
+                Ok(found) => {
+                    assert_eq!(found, expected, "{memory}");
+                    met += 1;
+                }
+                Err(error) => {
+                    assert!(
+                        error.to_string().contains("memory is limited to"),
+                        "{error}"
+                    );
+                    refused += 1;
+                }
+            }
+        }
+        assert!(refused > 4 && met > 4, "{refused} refused, {met} met");
+    }
 }

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import sys
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,10 +10,12 @@ import click
 
 from microgpt.errors import UsageError
 from microgpt.progress import Progress, count_text, size_text
+from microgpt.text.display import cut_text, visible, wants_colour
 
 if TYPE_CHECKING:
     import numpy as np
 
+    from microgpt.data.prepare import Source, TokenizerChoice
     from microgpt.data.shards import Dataset
     from microgpt.text.tokenizer import Tokenizer
 
@@ -21,7 +23,6 @@ COUNTED_TOKENS = 50_000_000
 """Ids looked at for the share of the vocabulary in use."""
 SAMPLE_TOKENS = 48
 LONGEST_SHOWN = 8
-COLOURS = ("cyan", "yellow", "green", "magenta", "blue", "red")
 
 
 @click.command(context_settings={"max_content_width": 100})
@@ -62,8 +63,24 @@ COLOURS = ("cyan", "yellow", "green", "magenta", "blue", "red")
     metavar="FILE",
     help="Use this tokenizer (tokenizer.json, .tiktoken, or a folder) and train none.",
 )
+@click.option(
+    "--memory",
+    metavar="SIZE",
+    help="What training BPE may take, such as 2GB; counts beyond it go to temporary files.",
+)
+@click.option(
+    "--count-only",
+    is_flag=True,
+    help="Only count INPUT's pieces, and write them to --out FILE.  [default: NAME.counts]",
+)
+@click.option(
+    "--from-counts",
+    is_flag=True,
+    help="INPUT are files that --count-only wrote: train BPE on them all, and write the tokenizer "
+    "to --out FILE.  [default: tokenizer.json]",
+)
 @click.option("--name", metavar="NAME", help="Write datasets/NAME/; INPUT's name if not given.")
-@click.option("--out", metavar="FOLDER", help="Write this folder instead.")
+@click.option("--out", "-o", metavar="PATH", help="Write this folder (or file) instead.")
 @click.option(
     "--format",
     "format_",
@@ -109,7 +126,7 @@ COLOURS = ("cyan", "yellow", "green", "magenta", "blue", "red")
     "--shard-tokens", metavar="N", default="100M", show_default=True, help="Tokens in a shard file."
 )
 @click.option("--threads", type=click.IntRange(1), metavar="N", help="Threads; all if not given.")
-@click.option("--force", is_flag=True, help="Replace a dataset of the same name.")
+@click.option("--force", is_flag=True, help="Replace a dataset, or file, of the same name.")
 def command(inputs: tuple[str, ...], **options: Any) -> None:
     """Turn text into token shards: datasets/NAME/ with a tokenizer, training and validation ids.
 
@@ -124,12 +141,16 @@ def command(inputs: tuple[str, ...], **options: Any) -> None:
       microgpt tokenize books/ --vocab-size 8k --name books
       microgpt tokenize src/ --include '*.rs' --include '*.py' --name code
       microgpt tokenize web.jsonl.zst --field content --tokenizer r50k_base.tiktoken
+      microgpt tokenize part1/ --count-only -o part1.counts
+      microgpt tokenize part1.counts part2.counts --from-counts --vocab-size 32k
     """
     from microgpt.data import prepare
 
+    choice = _choice(options)
+    if options["from_counts"]:
+        return _train_from_counts(inputs, choice, options)
     inputs = inputs or (prepare.DEFAULT_INPUT,)
     prepare.require_input(inputs[0])
-    choice = _choice(options)
     source = prepare.Source(
         inputs=inputs,
         include=options["include"],
@@ -140,6 +161,8 @@ def command(inputs: tuple[str, ...], **options: Any) -> None:
         seed=options["seed"],
         special_tokens=options["special_tokens"],
     )
+    if options["count_only"]:
+        return _count(source, choice, options)
     with Progress("tokenize") as bar:
         dataset, written = prepare.prepare(
             source,
@@ -153,10 +176,71 @@ def command(inputs: tuple[str, ...], **options: Any) -> None:
     _print_report(dataset, choice.vocab_size)
     click.echo(f"{'wrote' if written else 'up to date:'} {dataset.folder}/")
     click.echo(f"next: microgpt train {_next_argument(dataset, inputs)}")
+    return None
 
 
-def _choice(options: dict[str, Any]) -> Any:
-    from microgpt.data.prepare import TokenizerChoice, kind_of, read_count
+def _count(source: Source, choice: TokenizerChoice, options: dict[str, Any]) -> None:
+    """Writes the counts of a corpus' pieces."""
+    from microgpt.data import prepare
+
+    _refuse(
+        "--count-only trains nothing",
+        options,
+        ("byte", "vocab_size", "epochs", "tie", "tokenizer_file", "name", "valid_fraction"),
+    )
+    path = _free_file(options, f"{prepare.name_for(source.inputs[0])}.counts")
+    with Progress("count") as bar:
+        pieces, text_bytes = prepare.save_counts(source, choice, path, options["threads"], bar.core)
+    click.echo(f"counted     {size_text(text_bytes)}, {pieces:,} distinct pieces")
+    click.echo(f"wrote {path}, {size_text(path.stat().st_size)}")
+    click.echo(f"next: microgpt tokenize {path} OTHER.counts --from-counts --vocab-size N")
+
+
+def _train_from_counts(
+    counts: tuple[str, ...], choice: TokenizerChoice, options: dict[str, Any]
+) -> None:
+    """Writes the tokenizer for the text that count files stand for."""
+    from microgpt.data import prepare
+
+    _refuse(
+        "--from-counts reads only count files, which say the pattern and the special tokens",
+        options,
+        ("count_only", "byte", "pattern", "special_tokens", "tokenizer_file", "name", "include"),
+    )
+    if not counts:
+        raise UsageError("--from-counts has no INPUT: name the files that --count-only wrote")
+    path = _free_file(options, "tokenizer.json")
+    if path.suffix not in (".json", ".tiktoken"):
+        raise UsageError(f"--out is {path}, but a tokenizer's file ends in .json or .tiktoken")
+    with Progress("join") as bar:
+        tokenizer = prepare.train_from_counts(counts, choice, options["threads"], bar.core)
+    tokenizer.save(path)
+    _note_small(tokenizer, choice.vocab_size)
+    click.echo(_tokenizer_line(tokenizer, None))
+    click.echo(f"longest     {_longest(tokenizer, range(tokenizer.vocab_size))}")
+    click.echo(f"wrote {path}")
+    click.echo(f"next: microgpt tokenize INPUT --tokenizer {path}")
+
+
+def _refuse(why: str, options: dict[str, Any], names: tuple[str, ...]) -> None:
+    flags = {"tokenizer_file": "--tokenizer", "special_tokens": "--special-token"}
+    given = [flags.get(name, "--" + name.replace("_", "-")) for name in names if options[name]]
+    if given:
+        raise UsageError(f"{why}: leave out {', '.join(given)}")
+
+
+def _free_file(options: dict[str, Any], default: str) -> Path:
+    """Returns the file to write, which is there already only if it may be replaced."""
+    path = Path(options["out"] or default)
+    if path.is_dir():
+        raise UsageError(f"--out is {path}, a folder: name a file")
+    if path.exists() and not options["force"]:
+        raise UsageError(f"{path} is there already: --force replaces it, --out writes another")
+    return path
+
+
+def _choice(options: dict[str, Any]) -> TokenizerChoice:
+    from microgpt.data.prepare import TokenizerChoice, kind_of, read_count, read_size
 
     size = options["vocab_size"]
     only_bpe = [name for name in ("vocab_size", "epochs", "pattern", "tie") if options[name]]
@@ -176,6 +260,7 @@ def _choice(options: dict[str, Any]) -> Any:
         pattern=options["pattern"] or "gpt2",
         tie=options["tie"] or "ids",
         special_tokens=options["special_tokens"],
+        memory=None if options["memory"] is None else read_size("--memory", options["memory"]),
         file=file,
     )
 
@@ -221,12 +306,7 @@ def _print_report(dataset: Dataset, asked_vocab_size: int | None) -> None:
     facts = dataset.manifest
     for note in facts.source.notes:
         click.echo(f"note: {note}", err=True)
-    if asked_vocab_size is not None and tokenizer.vocab_size < asked_vocab_size:
-        click.echo(
-            f"note: the text gives no more than {tokenizer.vocab_size} ids of the "
-            f"{asked_vocab_size} asked for",
-            err=True,
-        )
+    _note_small(tokenizer, asked_vocab_size)
     counts = np.zeros(tokenizer.vocab_size, np.int64)
     for start in range(0, min(dataset.train.tokens, COUNTED_TOKENS), 1 << 22):
         ids = dataset.train.read(start, min(1 << 22, dataset.train.tokens - start))
@@ -235,20 +315,28 @@ def _print_report(dataset: Dataset, asked_vocab_size: int | None) -> None:
     for name, split in (("train", facts.train), ("valid", facts.valid)):
         click.echo(_split_line(name, split))
     if tokenizer.kind == "bpe":
-        click.echo(f"longest     {_longest(tokenizer, counts)}")
+        click.echo(f"longest     {_longest(tokenizer, counts.nonzero()[0].tolist())}")
     click.echo(f"sample      {_sample(dataset, tokenizer)}")
 
 
-def _tokenizer_line(tokenizer: Tokenizer, counts: np.ndarray) -> str:
-    used = int((counts > 0).sum())
-    share = f"{used / tokenizer.vocab_size:.0%}"
-    specials = (
-        f", special: {' '.join(tokenizer.special_tokens)}" if tokenizer.special_tokens else ""
-    )
-    return (
-        f"tokenizer   {tokenizer.kind}, {tokenizer.vocab_size} ids, {used} of them used ({share})"
-        f"{specials}"
-    )
+def _note_small(tokenizer: Tokenizer, asked_vocab_size: int | None) -> None:
+    if asked_vocab_size is not None and tokenizer.vocab_size < asked_vocab_size:
+        click.echo(
+            f"note: the text gives no more than {tokenizer.vocab_size} ids of the "
+            f"{asked_vocab_size} asked for",
+            err=True,
+        )
+
+
+def _tokenizer_line(tokenizer: Tokenizer, counts: np.ndarray | None) -> str:
+    """Returns what a tokenizer is; with how often each id occurs, also how many are used."""
+    used = ""
+    if counts is not None:
+        number = int((counts > 0).sum())
+        used = f", {number} of them used ({number / tokenizer.vocab_size:.0%})"
+    specials = " ".join(tokenizer.special_tokens)
+    specials = f", special: {specials}" if specials else ""
+    return f"tokenizer   {tokenizer.kind}, {tokenizer.vocab_size} ids{used}{specials}"
 
 
 def _split_line(name: str, split: Any) -> str:
@@ -261,29 +349,17 @@ def _split_line(name: str, split: Any) -> str:
     )
 
 
-def _longest(tokenizer: Tokenizer, counts: np.ndarray) -> str:
-    """Returns the longest tokens that the text uses."""
+def _longest(tokenizer: Tokenizer, ids: Iterable[int]) -> str:
+    """Returns the longest tokens among ids."""
     special = set(tokenizer.special_tokens.values())
-    used = [id for id in counts.nonzero()[0].tolist() if id not in special]
-    used.sort(key=lambda id: (-len(tokenizer.token_bytes(id)), id))
-    texts = (
-        tokenizer.token_bytes(id).decode("utf-8", "backslashreplace") for id in used[:LONGEST_SHOWN]
+    longest = sorted(
+        (id for id in ids if id not in special),
+        key=lambda id: (-len(tokenizer.token_bytes(id)), id),
     )
-    return "  ".join(_visible(text) for text in texts)
+    return "  ".join(visible(tokenizer.token_bytes(id)) for id in longest[:LONGEST_SHOWN])
 
 
 def _sample(dataset: Dataset, tokenizer: Tokenizer) -> str:
     """Returns how the text's beginning splits: in colours on a terminal, else in brackets."""
     ids = dataset.train.read(0, min(SAMPLE_TOKENS, dataset.train.tokens)).tolist()
-    tokens = [_visible(tokenizer.token_bytes(id).decode("utf-8", "backslashreplace")) for id in ids]
-    if not sys.stdout.isatty():
-        return "".join(f"[{token}]" for token in tokens)
-    return "".join(
-        click.style(token, fg=COLOURS[place % len(COLOURS)]) for place, token in enumerate(tokens)
-    )
-
-
-def _visible(text: str) -> str:
-    """Returns text on one line, with spaces and controls in a form that can be seen."""
-    shown = text.replace(" ", "·")
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in shown)
+    return cut_text([tokenizer.token_bytes(id) for id in ids], wants_colour())

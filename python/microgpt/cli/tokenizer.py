@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -302,12 +301,12 @@ def _comparison_lines(
 
 
 def _text_lines(on_text: OnText) -> list[str]:
-    from microgpt.text.display import cut_text
+    from microgpt.text.display import cut_text, wants_colour
 
     (left, right), seconds = on_text.tokens, on_text.seconds
     rates = [size_text(on_text.text_bytes / one) for one in seconds]
     share = on_text.differing_bytes / on_text.compared_bytes
-    coloured = sys.stdout.isatty()
+    coloured = wants_colour()
     lines = [
         f"tokens           A {count_text(left)}, B {count_text(right)}: "
         f"B has {right / left:.4f} times as many",

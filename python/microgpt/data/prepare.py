@@ -16,7 +16,7 @@ import shutil
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -25,7 +25,7 @@ from microgpt import _core
 from microgpt.data.shards import MANIFEST_FILE, Dataset
 from microgpt.errors import DataError, UsageError
 from microgpt.progress import Progress
-from microgpt.text.tokenizer import Tokenizer
+from microgpt.text.tokenizer import Counting, Goal, Tokenizer
 
 DATASETS = Path("datasets")
 """Where datasets lie, each in a folder of its name."""
@@ -52,7 +52,7 @@ _VOCABULARIES = (
 )
 _LARGE_TEXT_VOCABULARY = 32_768
 
-Report = Callable[[str, int, int], None]
+Report = Callable[[str, int, int, int], None]
 
 
 @dataclass(frozen=True)
@@ -87,6 +87,8 @@ class TokenizerChoice:
     pattern: str = "gpt2"
     tie: str = "ids"
     special_tokens: tuple[str, ...] = ()
+    memory: int | None = None
+    """Bytes that training may take; None: as much as it takes."""
     file: str | None = None
     """Use this one instead of making one."""
 
@@ -134,6 +136,15 @@ def kind_of(byte: bool, bpe: bool) -> Literal["byte", "bpe"] | None:
     return "byte" if byte else "bpe" if bpe else None
 
 
+def read_size(flag: str, text: str) -> int:
+    """Returns the bytes in a flag's text; `2GB` is 2,000,000,000, and `2GiB` 2 x 2^30."""
+    match = re.fullmatch(r"(\d+(?:\.\d+)?) ?([kKmMgGtT]?)(i?)[bB]?", text.replace("_", ""))
+    if match is None or (match[3] and not match[2]):
+        raise UsageError(f"{flag} is {text!r}, but must be a size such as 500MB or 2GB")
+    power = " kmgt".index(match[2].lower() or " ")
+    return int(float(match[1]) * (1024 if match[3] else 1000) ** power)
+
+
 def read_count(flag: str, text: str) -> int:
     """Returns the integer in a flag's text; `4k` is 4,000 and `4096` is itself."""
     match = re.fullmatch(r"(\d+)([kKmM]?)", text.replace(",", "").replace("_", ""))
@@ -150,10 +161,15 @@ def chosen_for(text_bytes: int, distinct_bytes: int) -> tuple[Literal["byte", "b
     """
     if text_bytes < _BYTE_TEXT_BYTES or distinct_bytes <= _BYTE_ALPHABET:
         return "byte", 256
+    return "bpe", vocabulary_for(text_bytes)
+
+
+def vocabulary_for(text_bytes: int) -> int:
+    """Returns the number of BPE's ids that suits a text of this size."""
     for limit, vocab_size in _VOCABULARIES:
         if text_bytes < limit:
-            return "bpe", vocab_size
-    return "bpe", _LARGE_TEXT_VOCABULARY
+            return vocab_size
+    return _LARGE_TEXT_VOCABULARY
 
 
 def make_tokenizer(
@@ -181,17 +197,54 @@ def make_tokenizer(
         vocab_size = choice.vocab_size
     else:
         vocab_size = max(vocab_size, _VOCABULARIES[0][1])
-    core = _core.Tokenizer.train_source(
-        source,
+    counting = Counting(choice.pattern, specials, threads, choice.memory)
+    goal = Goal(vocab_size, choice.epochs, choice.tie)
+    return Tokenizer(_core.Tokenizer.train(source, counting, goal, report))
+
+
+def save_counts(
+    source: Source,
+    choice: TokenizerChoice,
+    path: Path,
+    threads: int | None = None,
+    report: Report | None = None,
+) -> tuple[int, int]:
+    """Saves the counts of a corpus' pieces; returns its distinct pieces and its bytes.
+
+    The end-of-text token is always among the special tokens: counts are for text in several files.
+
+    Raises:
+        UsageError, DataError, OSError: the input cannot be read, or the file not written.
+    """
+    with _kept_standard_input(source) as source:
+        specials = list(dict.fromkeys([END_OF_TEXT, *choice.special_tokens]))
+        counting = Counting(choice.pattern, specials, threads, choice.memory)
+        return _core.save_counts(source, counting, path, report)
+
+
+def train_from_counts(
+    counts: Sequence[str],
+    choice: TokenizerChoice,
+    threads: int | None = None,
+    report: Report | None = None,
+) -> Tokenizer:
+    """Returns the tokenizer for the text that count files stand for, of a size that suits it.
+
+    Raises:
+        UsageError, DataError, OSError: the files cannot be read, or do not agree.
+    """
+    vocab_size = choice.vocab_size
+    if vocab_size is None and choice.epochs is None:
+        vocab_size = vocabulary_for(_core.counted_bytes(counts))
+    return Tokenizer.train_from_counts(
+        counts,
         vocab_size=vocab_size,
         epochs=choice.epochs,
-        pattern=choice.pattern,
         tie=choice.tie,
-        special_tokens=specials,
         threads=threads,
+        memory=choice.memory,
         progress=report,
     )
-    return Tokenizer(core)
 
 
 def prepare(

@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from collections.abc import Iterable
 
 import click
 
 COLOURS = ("cyan", "yellow", "green", "magenta", "blue", "red")
+
+
+def wants_colour() -> bool:
+    """Whether standard output is a terminal whose user has not set `NO_COLOR`."""
+    return sys.stdout.isatty() and not os.environ.get("NO_COLOR")
 
 
 def visible(token: bytes) -> str:

@@ -6,6 +6,7 @@ Examples here run on the byte tokenizer; every method works alike on any other.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from itertools import pairwise
 from os import PathLike, fspath
 from pathlib import Path
@@ -25,6 +26,56 @@ PATTERNS = ("gpt2", "cl100k", "o200k", "llama3", "qwen2", "none")
 TIES = ("ids", "hf", "lexical", "first")
 VOCAB_NAMES, MERGES_NAMES = ("vocab.json", "encoder.json"), ("merges.txt", "vocab.bpe")
 """GPT-2's pair of files, as Hugging Face and as OpenAI name them."""
+
+
+TrainProgress = Callable[[str, int, int, int], None]
+"""Called with the stage, the work done and in all (0: unknown), and the distinct pieces so far."""
+
+
+@dataclass(frozen=True)
+class Files:
+    """Text files, each a text of its own."""
+
+    files: Sequence[PathLikeStr]
+
+
+@dataclass(frozen=True)
+class Saved:
+    """Count files, in the order of the texts that they count."""
+
+    counts: Sequence[PathLikeStr]
+
+
+@dataclass(frozen=True)
+class Texts:
+    """Texts in memory, taken as they come."""
+
+    texts: Iterable[str | bytes]
+
+
+@dataclass(frozen=True)
+class Counting:
+    """How the pieces of a corpus are counted; count files say pattern and special tokens."""
+
+    pattern: str = "gpt2"
+    special_tokens: Sequence[str] = ()
+    threads: int | None = None
+    """None: all cores."""
+    memory: int | None = None
+    """Bytes; None: as much as it takes."""
+
+    def __post_init__(self) -> None:
+        if self.memory is not None and self.memory < 1:
+            raise UsageError(f"memory={self.memory} is no number of bytes; None sets no limit")
+
+
+@dataclass(frozen=True)
+class Goal:
+    """What ends training, and how it decides."""
+
+    vocab_size: int | None = None
+    epochs: int | None = None
+    tie: str = "ids"
 
 
 class Tokenizer:
@@ -79,7 +130,8 @@ class Tokenizer:
         tie: str = "ids",
         special_tokens: Sequence[str] = (),
         threads: int | None = None,
-        progress: Callable[[str, int, int], None] | None = None,
+        memory: int | None = None,
+        progress: TrainProgress | None = None,
     ) -> Tokenizer:
         """The BPE tokenizer trained on files, or on texts.
 
@@ -89,32 +141,13 @@ class Tokenizer:
 
         Stops at `vocab_size` ids (bytes, merges and special tokens) or after `epochs`, whichever
         comes first. `tie` decides between pairs of equal count: `ids`, `hf`, `lexical` or `first`.
-        `progress` is called with (stage, done, total).
+        `memory` is the bytes that counting, and then merging, may take; counts beyond it lie in
+        temporary files, and the result is the same. `progress` is called with (stage, done, total,
+        distinct pieces).
         """
-        if isinstance(source, str | PathLike):
-            source = [source]
-        elif not isinstance(source, list | tuple):
-            return cls.train_from_iterator(
-                source,  # pyright: ignore[reportArgumentType]
-                vocab_size=vocab_size,
-                epochs=epochs,
-                pattern=pattern,
-                tie=tie,
-                special_tokens=special_tokens,
-                threads=threads,
-                progress=progress,
-            )
-        core = _core.Tokenizer.train_files(
-            [_path(file) for file in source],
-            vocab_size=vocab_size,
-            epochs=epochs,
-            pattern=pattern,
-            tie=tie,
-            special_tokens=_texts(special_tokens),
-            threads=_threads(threads),
-            progress=progress,
-        )
-        return cls(core)
+        counting = Counting(pattern, _texts(special_tokens), _threads(threads), memory)
+        goal = Goal(vocab_size, epochs, tie)
+        return cls(_core.Tokenizer.train(_corpus(source), counting, goal, progress))
 
     @classmethod
     def train_from_iterator(
@@ -127,22 +160,56 @@ class Tokenizer:
         tie: str = "ids",
         special_tokens: Sequence[str] = (),
         threads: int | None = None,
-        progress: Callable[[str, int, int], None] | None = None,
+        memory: int | None = None,
+        progress: TrainProgress | None = None,
     ) -> Tokenizer:
         """The BPE tokenizer trained on texts, which pieces never cross; see `train`."""
         if isinstance(texts, str | bytes):
             raise UsageError("train_from_iterator takes several texts; wrap a single one in a list")
-        core = _core.Tokenizer.train_texts(
-            texts,
-            vocab_size=vocab_size,
-            epochs=epochs,
-            pattern=pattern,
-            tie=tie,
-            special_tokens=_texts(special_tokens),
-            threads=_threads(threads),
-            progress=progress,
-        )
-        return cls(core)
+        counting = Counting(pattern, _texts(special_tokens), _threads(threads), memory)
+        goal = Goal(vocab_size, epochs, tie)
+        return cls(_core.Tokenizer.train(Texts(texts), counting, goal, progress))
+
+    @classmethod
+    def train_from_counts(
+        cls,
+        counts: PathLikeStr | Iterable[PathLikeStr],
+        *,
+        vocab_size: int | None = None,
+        epochs: int | None = None,
+        tie: str = "ids",
+        threads: int | None = None,
+        memory: int | None = None,
+        progress: TrainProgress | None = None,
+    ) -> Tokenizer:
+        """The BPE tokenizer that `train` makes of all the text that count files stand for.
+
+        They come from `count_pieces`, and say the pattern and the special tokens, which must be the
+        same in all. Only the rule `first` asks for their order to be that of the texts. Raises
+        `UsageError` where they do not agree, `DataError` where one is damaged.
+        """
+        counting = Counting(threads=_threads(threads), memory=memory)
+        goal = Goal(vocab_size, epochs, tie)
+        return cls(_core.Tokenizer.train(Saved(_paths(counts)), counting, goal, progress))
+
+    @staticmethod
+    def count_pieces(
+        source: PathLikeStr | Iterable[PathLikeStr] | Iterable[bytes],
+        path: PathLikeStr,
+        *,
+        pattern: str = "gpt2",
+        special_tokens: Sequence[str] = (),
+        threads: int | None = None,
+        memory: int | None = None,
+        progress: TrainProgress | None = None,
+    ) -> int:
+        """Saves how often text holds each piece, for `train_from_counts`.
+
+        Returns how many distinct pieces there are. Takes the text as `train` does, and writes the
+        file whole or not at all.
+        """
+        counting = Counting(pattern, _texts(special_tokens), _threads(threads), memory)
+        return _core.save_counts(_corpus(source), counting, path, progress)[0]
 
     @classmethod
     def from_merges(
@@ -520,6 +587,16 @@ class Tokenizer:
 
 def _from_json(text: str) -> Tokenizer:
     return Tokenizer(_core.Tokenizer.load_json(text))
+
+
+def _corpus(source: PathLikeStr | Iterable[PathLikeStr] | Iterable[bytes]) -> Files | Texts:
+    if isinstance(source, str | PathLike | list | tuple):
+        return Files(_paths(source))
+    return Texts(source)  # pyright: ignore[reportArgumentType]
+
+
+def _paths(files: PathLikeStr | Iterable[Any]) -> list[PathLikeStr]:
+    return [_path(file) for file in ([files] if isinstance(files, str | PathLike) else files)]
 
 
 def _path(file: object) -> PathLikeStr:
