@@ -133,6 +133,9 @@ def ours(folder: Path, shape: Shape, threads: int) -> None:
         def sample(self, step, text) -> None:
             pass
 
+        def say(self, sentence) -> None:
+            pass
+
     run = RunFolder.create(folder / "runs")
     config = RunConfig(model=model, training=training)
     Trainer(run, config, Dataset.open(folder / "data"), Printer()).train()

@@ -252,16 +252,28 @@ class TrainingConfig:
     compile: bool = False
     threads: int | None = None
     """Threads of one CPU process; None: chosen."""
+    keep_checkpoints: int = 2
+    """So many of the newest checkpoints stay, and always the best."""
+    spike_nats: float | None = 1.0
+    """A loss that exceeds the median of the last 32 by more than this (and by ten times their
+    median deviation) sends the run back to its newest checkpoint. None: none does."""
+    rollbacks: int = 3
+    """Roll-backs in a row, after a spike or a loss that is no number, before the run gives up."""
+    disk_minutes: float = 60.0
+    """How long a run waits for room on a full disk where it has no terminal to say so on."""
 
     def __post_init__(self) -> None:
         counts = ("batch_rows", "micro_batch_rows", "steps", "tokens", "evaluate_every",
-                  "evaluate_tokens", "patience", "threads")  # fmt: skip
+                  "evaluate_tokens", "patience", "threads", "keep_checkpoints")  # fmt: skip
         for name in counts:
             value = getattr(self, name)
             _require(value is None or value >= 1, f"{name} is {value}, but must be at least 1")
-        for name in ("epochs", "minutes", "checkpoint_minutes"):
+        for name in ("epochs", "minutes", "checkpoint_minutes", "spike_nats"):
             value = getattr(self, name)
             _require(value is None or value > 0, f"{name} is {value}, but must be positive")
+        for name in ("rollbacks", "disk_minutes"):
+            value = getattr(self, name)
+            _require(value >= 0, f"{name} is {value}, but must not be negative")
         named = [
             n for n in ("steps", "epochs", "tokens", "minutes") if getattr(self, n) is not None
         ]

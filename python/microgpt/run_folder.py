@@ -267,8 +267,7 @@ class RunFolder:
             key: None if isinstance(value, float) and not math.isfinite(value) else value
             for key, value in row.items()
         }
-        with self.metrics_path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(finite) + "\n")
+        _append(self.metrics_path, json.dumps(finite) + "\n")
 
     def read_metrics(self) -> list[dict[str, Any]]:
         """The rows of `metrics.jsonl`, without a last line that a kill tore."""
@@ -284,8 +283,7 @@ class RunFolder:
 
     def append_sample(self, step: int, text: str) -> None:
         """Adds a sample to `samples.txt`, under a line with the step."""
-        with self.samples_path.open("a", encoding="utf-8") as file:
-            file.write(f"== step {step} ==\n{text}\n\n")
+        _append(self.samples_path, f"== step {step} ==\n{text}\n\n")
 
     # Checkpoints
 
@@ -303,6 +301,20 @@ class RunFolder:
         """The newest whose files are what its `state.json` says; torn ones are warned of."""
         return next((c for c in self.checkpoints() if _is_sound(c)), None)
 
+    def checkpoint_of(self, step: int) -> Checkpoint:
+        """The one of this step, which another process has found sound.
+
+        Raises:
+            CheckpointError: this process does not see it.
+        """
+        for checkpoint in self.checkpoints():
+            if checkpoint.step == step:
+                return checkpoint
+        raise CheckpointError(
+            f"{self.checkpoints_path} holds no checkpoint of step {step} for this process: all "
+            "processes of a run must see one file system"
+        )
+
     def best_checkpoint(self) -> Checkpoint | None:
         """The sound one with the lowest validation loss, or the newest where none was measured."""
         newest = self.newest_checkpoint()
@@ -318,10 +330,11 @@ class RunFolder:
         step: int,
         state: Mapping[str, Any],
         writers: Mapping[str, Callable[[Path], None]],
+        keep: int = 2,
     ) -> Checkpoint:
         """Writes `checkpoints/step-.../`: each writer makes its file, `state` goes to `state.json`.
 
-        Then the older ones are thinned to the newest two and the best.
+        Then the older ones are thinned to the newest `keep` and the best.
 
         Raises:
             CheckpointError: the system refused (a full disk); the earlier ones are untouched.
@@ -348,7 +361,7 @@ class RunFolder:
             shutil.rmtree(temporary, ignore_errors=True)
             raise CheckpointError(self._refusal(step, error)) from error
         checkpoint = Checkpoint(final, whole)
-        self._thin(checkpoint)
+        self._thin(checkpoint, keep)
         return checkpoint
 
     def rewind(self, checkpoint: Checkpoint | None) -> None:
@@ -376,10 +389,10 @@ class RunFolder:
             f"{self.name}`"
         )
 
-    def _thin(self, newest: Checkpoint) -> None:
-        """Keeps the newest two and the best, and clears what broken-off writes left."""
+    def _thin(self, newest: Checkpoint, keep: int) -> None:
+        """Keeps the newest `keep` and the best, and clears what broken-off writes left."""
         steps = sorted(int(p.name.removeprefix("step-")) for p in self._checkpoint_folders())
-        kept = set(steps[-2:])
+        kept = set(steps[-keep:])
         if best := newest.state.get("best"):
             kept.add(best["step"])
         for path in self.checkpoints_path.iterdir():
@@ -391,6 +404,19 @@ class RunFolder:
 def now() -> str:
     """The present moment, UTC, as ISO 8601 with milliseconds; such strings sort by time."""
     return datetime.datetime.now(datetime.UTC).isoformat(timespec="milliseconds")
+
+
+def _append(path: Path, text: str) -> None:
+    """Adds `text` at the end of a file, or, where the system refuses, nothing."""
+    with path.open("ab", buffering=0) as file:
+        length = file.tell()
+        try:
+            rest = memoryview(text.encode())
+            while rest:
+                rest = rest[file.write(rest) :]
+        except OSError:
+            file.truncate(length)
+            raise
 
 
 def _read_json(path: Path, expected_format: str) -> dict[str, Any]:

@@ -1,12 +1,15 @@
 """Trains in a child process and kills it, over and over; run by test_resume.py.
 
-    python killed_trainer.py DATASET RUN KILLS SEED
+    python killed_trainer.py DATASET RUN KILLS SEED [FAULTS]
+
+FAULTS are steps, such as 30,31, whose loss is no number.
 
 The children are forked from here, so that torch is imported once. Each goes on from what the one
 before it left; after so many kills, or when one is through before its time, the last may finish.
 Prints how many were killed.
 """
 
+import math
 import os
 import random
 import signal
@@ -19,7 +22,7 @@ import torch
 from microgpt.config import ModelConfig, RunConfig, ScheduleConfig, TrainingConfig
 from microgpt.data.shards import Dataset
 from microgpt.run_folder import RunFolder
-from microgpt.training.trainer import Trainer
+from microgpt.training.trainer import Silent, Stepper, Trainer
 
 CONFIG = RunConfig(
     model=ModelConfig(vocab_size=256, context=16, n_layer=2, n_head=2, n_embd=32, dropout=0.1),
@@ -30,21 +33,11 @@ CONFIG = RunConfig(
 )
 
 
-class Quiet:
-    """Watches without a word."""
-
-    def step(self, row) -> None:
-        pass
-
-    def sample(self, step, text) -> None:
-        pass
-
-
 def train(dataset: Path, run: Path) -> None:
     folder = RunFolder(run)
     with folder.lock():
         sampler = lambda model, step: f"{step} {model.head.weight.sum().item():.6f}"  # noqa: E731
-        Trainer(folder, CONFIG, Dataset.open(dataset), Quiet(), sampler).train()
+        Trainer(folder, CONFIG, Dataset.open(dataset), Silent(), sampler).train()
 
 
 def child(dataset: Path, run: Path) -> int:
@@ -55,8 +48,20 @@ def child(dataset: Path, run: Path) -> int:
     return pid
 
 
+def plant(faults: set[int]) -> None:
+    honest = Stepper.gradients
+
+    def gradients(self, inputs, targets, step, *share):
+        loss = honest(self, inputs, targets, step, *share)
+        return math.nan if step in faults else loss
+
+    Stepper.gradients = gradients
+
+
 def main() -> None:
-    dataset, run, kills, seed = Path(sys.argv[1]), Path(sys.argv[2]), *map(int, sys.argv[3:])
+    dataset, run, kills, seed = Path(sys.argv[1]), Path(sys.argv[2]), *map(int, sys.argv[3:5])
+    if len(sys.argv) > 5:
+        plant({int(step) for step in sys.argv[5].split(",")})
     torch.set_num_threads(1)
     RunFolder.create(run.parent, run.name)
     moments, killed = random.Random(seed), 0

@@ -188,7 +188,11 @@ def on_disk(microgpt, tmp_path: Path):
 @pytest.mark.parametrize("command", ["tokenize", "train"])
 def test_a_full_disk(microgpt, on_disk, command: str) -> None:
     text = microgpt.corpus("simple")
-    flags = ["--n-embd=64", "--n-head=4", "--n-layer=4"] if command == "train" else []
+    flags = (
+        ["--n-embd=64", "--n-head=4", "--n-layer=4", "--set=training.disk_minutes=0"]
+        if command == "train"
+        else []
+    )
     line = on_disk("size=100k" if command == "train" else "size=8k", command, text, *flags)
     assert "space" in line or "full" in line
 

@@ -16,11 +16,11 @@ CLOCKS = ("elapsed_seconds", "step_seconds", "memory_bytes")
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="the killer forks")
 
 
-def trained(dataset: Path, run: Path, kills: int, seed: int) -> int:
+def trained(dataset: Path, run: Path, kills: int, seed: int, faults: tuple[str, ...]) -> int:
     """Trains to the end under so many kills; returns how many struck."""
     script = Path(__file__).with_name("killed_trainer.py")
     done = subprocess.run(
-        [sys.executable, script, dataset, run, str(kills), str(seed)],
+        [sys.executable, script, dataset, run, str(kills), str(seed), *faults],
         capture_output=True,
         text=True,
         check=False,
@@ -49,11 +49,11 @@ def record(run: RunFolder) -> dict:
     }
 
 
-def compare(tmp_path: Path, kills: int, seed: int) -> int:
+def compare(tmp_path: Path, kills: int, seed: int, faults: tuple[str, ...] = ()) -> int:
     text = b"".join(b"%d + %d = %d;\n" % (a, b, a + b) for a in range(12) for b in range(12))
     dataset = write_dataset_folder(tmp_path / "sums", list(text), list(text[:300]))
-    trained(dataset, tmp_path / "whole", 0, 0)
-    struck = trained(dataset, tmp_path / "killed", kills, seed)
+    trained(dataset, tmp_path / "whole", 0, 0, faults)
+    struck = trained(dataset, tmp_path / "killed", kills, seed, faults)
     whole, killed = (record(RunFolder(tmp_path / name)) for name in ("whole", "killed"))
     assert len(whole["rows"]) == 80
     assert killed == whole
@@ -62,6 +62,15 @@ def compare(tmp_path: Path, kills: int, seed: int) -> int:
 
 def test_a_killed_run_ends_like_an_unbroken_one(tmp_path):
     assert compare(tmp_path, kills=5, seed=1) >= 3
+
+
+def test_a_run_that_rolls_back_and_is_killed_ends_like_one_that_only_rolls_back(tmp_path):
+    """The second fault in a row lowers the rate; the third is another matter again."""
+    assert compare(tmp_path, kills=3, seed=2, faults=("22,23,61",)) >= 2
+    facts = RunFolder(tmp_path / "killed").read_facts()
+    assert [event.partition(":")[0] for event in facts["rollbacks"]] == [
+        f"the loss of step {step} is not a finite number" for step in (22, 23, 61)
+    ]
 
 
 @pytest.mark.slow

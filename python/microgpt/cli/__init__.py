@@ -26,6 +26,7 @@ COMMANDS = {
     "chat": "Talk to a trained model.",
     "generate": "Continue a prompt, for scripts.",
     "eval": "Measure a trained model on a whole data set.",
+    "doctor": "Say whether a run is healthy, and what to do where it is not.",
     "runs": "List training runs, or compare them.",
 }
 """Command names, in the order of a newcomer's day, and what each does."""

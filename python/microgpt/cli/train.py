@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from microgpt.data.shards import Dataset
     from microgpt.run_folder import RunFolder
     from microgpt.text.tokenizer import Tokenizer
+    from microgpt.training.ranks import Ranks
     from microgpt.training.trainer import Outcome, Trainer
 
 SAMPLE_TOKENS = 120
@@ -110,19 +111,68 @@ def _parameter(key: str) -> str:
     metavar="[RUN]",
     help="Go on with a run, the last one if none is named.",
 )
+@click.option(
+    "--processes", type=click.IntRange(1), help="Processes of this machine to share each batch."
+)
+@click.option("--gpus", type=click.IntRange(1), help="So many processes, each with a GPU.")
 @click.option("--log", default="LOG.md", show_default=True, help="Notebook for the run's entry.")
-def command(path: str | None, resume: str | None, log: str, **options: Any) -> None:
+def command(
+    path: str | None,
+    resume: str | None,
+    log: str,
+    processes: int | None,
+    gpus: int | None,
+    **options: Any,
+) -> None:
     """Train a small GPT on FILE: text, a folder, or a dataset folder (dataset.txt if not given).
 
     What is left open is chosen for the text and the machine, and printed before training starts.
     Ctrl-C writes a checkpoint and ends; --resume goes on as if nothing had happened.
     """
     require_training("train")
+    from microgpt.cli.launch import is_launched, launch
     from microgpt.device import calm_threads
 
+    if gpus is not None:
+        if options["training__device"] not in (None, "cuda"):
+            raise UsageError(f"--gpus {gpus} trains on CUDA: leave out --device")
+        if resume is None:
+            options["training__device"] = "cuda"
+    if max(processes or 1, gpus or 1) > 1 and not is_launched():
+        sys.exit(launch(sys.argv[1:], max(processes or 1, gpus or 1)))
     calm_threads()
+    if is_launched():
+        _as_one_of_many(path, resume, options, Path(log))
+    else:
+        _one(path, resume, options, Path(log), None)
+
+
+def _as_one_of_many(
+    path: str | None, resume: str | None, options: Mapping[str, Any], log: Path
+) -> None:
+    """The first process does what a single one does; the others join it once it trains."""
+    from microgpt.device import choose_device
+    from microgpt.training.ranks import Ranks
+
+    ranks = Ranks.of_environment()
+    device = choose_device(options["training__device"] or "auto")
+    with ranks.connected(device):
+        if ranks.is_first:
+            _one(path, resume, options, log, ranks)
+        else:
+            _join(ranks)
+
+
+def _one(
+    path: str | None,
+    resume: str | None,
+    options: Mapping[str, Any],
+    log: Path,
+    ranks: Ranks | None,
+) -> None:
+    """Begins a run, or goes on with one."""
     if resume is None:
-        _begin(path or "dataset.txt", options, Path(log))
+        _begin(path or "dataset.txt", options, log, ranks)
     else:
         given = [_flag(option) for option, value in options.items() if value]
         given += [path] if path else []
@@ -131,7 +181,7 @@ def command(path: str | None, resume: str | None, log: str, **options: Any) -> N
                 f"--resume goes on with the run's own settings: leave out {', '.join(given)}, or "
                 "start a new run"
             )
-        _resume(resume, Path(log))
+        _resume(resume, log, ranks)
 
 
 def _flag(name: str) -> str:
@@ -199,7 +249,7 @@ def _final_rate(given: Mapping[str, Any], text: str) -> dict[str, Any]:
 # A new run
 
 
-def _begin(path: str, options: Mapping[str, Any], log: Path) -> None:
+def _begin(path: str, options: Mapping[str, Any], log: Path, ranks: Ranks | None) -> None:
     given = _given(options)
     dataset = _dataset(path, options)
     from microgpt.data.lines import line_rules
@@ -217,8 +267,21 @@ def _begin(path: str, options: Mapping[str, Any], log: Path) -> None:
     with run.lock():
         run.write_config(config)
         _write_facts(run, config, dataset, path)
+        findings = _data_findings(config, dataset, tokenizer, rules)
+        run.update_facts(findings=findings)
+        plan += [f"note   not healthy: {finding}" for finding in findings]
         click.echo("\n".join([f"run    {run.path}", *plan]), err=True)
-        _carry_out(run, config, dataset, rules, log)
+        _carry_out(run, config, dataset, rules, log, ranks)
+
+
+def _data_findings(
+    config: RunConfig, dataset: Dataset, tokenizer: Tokenizer, rules: Rules
+) -> list[str]:
+    from microgpt.training.health import data_findings
+
+    lines = rules.training or rules.answers
+    ends = None if lines is None else lines.ends
+    return data_findings(config, dataset, tokenizer.decode_bytes, ends)
 
 
 def _stem(path: str) -> str:
@@ -310,7 +373,7 @@ def _write_facts(run: RunFolder, config: RunConfig, dataset: Dataset, path: str)
 # A run that stopped
 
 
-def _resume(name: str, log: Path) -> None:
+def _resume(name: str, log: Path, ranks: Ranks | None) -> None:
     from microgpt.data.lines import line_rules
     from microgpt.data.shards import Dataset
     from microgpt.run_folder import RUNS, RunFolder, now
@@ -341,7 +404,7 @@ def _resume(name: str, log: Path) -> None:
             )
         rules = line_rules(config.data, Tokenizer.from_file(run.tokenizer_path))
         run.update_facts(status="running", resumed=now(), reason=None, finished=None)
-        _carry_out(run, config, dataset, rules, log)
+        _carry_out(run, config, dataset, rules, log, ranks)
 
 
 def _is_finished(run: RunFolder) -> bool:
@@ -352,7 +415,12 @@ def _is_finished(run: RunFolder) -> bool:
 
 
 def _carry_out(
-    run: RunFolder, config: RunConfig, dataset: Dataset, rules: Rules, log: Path
+    run: RunFolder,
+    config: RunConfig,
+    dataset: Dataset,
+    rules: Rules,
+    log: Path,
+    ranks: Ranks | None,
 ) -> None:
     """Trains, and writes down how it ended, however it ended."""
     from microgpt.device import peak_process_bytes
@@ -362,7 +430,10 @@ def _carry_out(
     status, reason = "failed", "it broke off"
     trainer: Trainer | None = None
     try:
-        outcome, trainer = _train(run, config, dataset, rules)
+        if ranks is not None:
+            ranks.text_from_first(str(run.path))
+            run.update_facts(processes=ranks.world)
+        outcome, trainer = _train(run, config, dataset, rules, ranks)
         status, reason = outcome.status, outcome.reason
         _summarise(run, outcome, config)
     except KeyboardInterrupt:
@@ -389,18 +460,36 @@ def _carry_out(
             click.echo(f"entry {number} of {log} tells of this run", err=True)
 
 
+def _join(ranks: Ranks) -> None:
+    """Trains along with the first process, in the run that it names."""
+    from microgpt.data.lines import line_rules
+    from microgpt.data.shards import Dataset
+    from microgpt.run_folder import RunFolder
+    from microgpt.text.tokenizer import Tokenizer
+    from microgpt.training.trainer import Silent, Trainer
+
+    run = RunFolder(Path(ranks.text_from_first("")))
+    config = run.read_config()
+    rules = line_rules(config.data, Tokenizer.from_file(run.tokenizer_path))
+    dataset = Dataset.open(config.data.dataset or "")
+    lines = rules.training, rules.answers
+    Trainer(run, config, dataset, Silent(), None, *lines, ranks=ranks).train()
+
+
 def _train(
-    run: RunFolder, config: RunConfig, dataset: Dataset, rules: Rules
+    run: RunFolder, config: RunConfig, dataset: Dataset, rules: Rules, ranks: Ranks | None
 ) -> tuple[Outcome, Trainer]:
     from microgpt.progress import Progress
     from microgpt.text.tokenizer import Tokenizer
+    from microgpt.training.ranks import ALONE
     from microgpt.training.trainer import Trainer
 
     tokenizer = Tokenizer.from_file(run.tokenizer_path)
     with Progress("train", config.training.steps or 0, "steps") as progress:
         display = _Display(progress)
+        lines = rules.training, rules.answers
         trainer = Trainer(
-            run, config, dataset, display, _sampler(tokenizer), rules.training, rules.answers
+            run, config, dataset, display, _sampler(tokenizer), *lines, ranks=ranks or ALONE
         )
         if trainer.position.step:
             progress.stage("train", config.training.steps or 0, start=trainer.position.step)
@@ -470,7 +559,7 @@ class _Display:
         """Updates the bar, and prints a line where the validation loss was measured."""
         from microgpt.progress import count_text
 
-        if self.tokens is not None:
+        if self.tokens is not None and row["tokens"] > self.tokens:
             rate = (row["tokens"] - self.tokens) / row["step_seconds"]
             self.rate = rate if self.rate is None else 0.95 * self.rate + 0.05 * rate
         self.tokens = row["tokens"]
@@ -491,3 +580,7 @@ class _Display:
         """Prints the sample's first lines."""
         shown = text.strip("\n").splitlines()[:4]
         self.progress.write("\n".join("  | " + line[:100] for line in shown))
+
+    def say(self, sentence: str) -> None:
+        """Prints what the user should know."""
+        self.progress.write(f"note   {sentence}")

@@ -143,6 +143,8 @@ def _facts(summary: RunSummary) -> Iterator[str]:
         yield _rates_line(settings)
         yield _batch_line(settings)
     yield from _result_lines(summary)
+    yield from (f"not healthy: {_one_line(finding)}" for finding in facts.get("findings") or ())
+    yield from (f"rolled back: {_one_line(event)}" for event in facts.get("rollbacks") or ())
     if note := facts.get("note"):
         yield f"note: {_one_line(note)}"
 

@@ -7,12 +7,16 @@ model, and the weights that training goes on with lie beside the moments.
 
 from __future__ import annotations
 
+import os
+import re
+from collections.abc import Mapping
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import safetensors
 import safetensors.torch
+from torch import Tensor
 
 from microgpt.errors import CheckpointError
 from microgpt.model.gpt import GPT
@@ -20,6 +24,7 @@ from microgpt.model.weights import load_weights, save_weights
 from microgpt.run_folder import Checkpoint, RunFolder
 from microgpt.training.average import Average
 from microgpt.training.optimizer import Optimizer
+from microgpt.training.recovery import Recovery
 
 WEIGHTS_FILE = "model.safetensors"
 OPTIMIZER_FILE = "optimizer.safetensors"
@@ -40,17 +45,20 @@ class Position:
     best_loss: float | None = None
     """Lowest validation loss so far, in nats per token, and where it was measured."""
     evaluations_without_gain: int = 0
+    recovery: Recovery = field(default_factory=Recovery)
 
 
 def save(
     run: RunFolder,
     position: Position,
     model: GPT,
-    optimizer: Optimizer,
+    moments: Mapping[str, Tensor],
     average: Average | None,
     tokenizer_fingerprint: str,
+    keep: int,
 ) -> Checkpoint:
-    """Writes a checkpoint of this moment.
+    """Writes a checkpoint of this moment; of the older ones stay the best and the newest, `keep`
+    with this one. `moments` is the optimizer's state.
 
     Raises:
         CheckpointError: the system refused; the earlier ones are intact.
@@ -62,13 +70,14 @@ def save(
         if position.best_step is None
         else {"step": position.best_step, "valid_loss": position.best_loss},
         "evaluations_without_gain": position.evaluations_without_gain,
+        "recovery": position.recovery.as_state(),
         "tokenizer_fingerprint": tokenizer_fingerprint,
     }
     writers = {
         WEIGHTS_FILE: lambda path: _refusing(lambda: _save_model(model, average, path)),
-        OPTIMIZER_FILE: lambda path: _refusing(lambda: _save_optimizer(optimizer, average, path)),
+        OPTIMIZER_FILE: lambda path: _refusing(lambda: _save_optimizer(moments, average, path)),
     }
-    return run.write_checkpoint(position.step, state, writers)
+    return run.write_checkpoint(position.step, state, writers, keep)
 
 
 def restore(
@@ -109,6 +118,7 @@ def restore(
         best_step=best.get("step"),
         best_loss=best.get("valid_loss"),
         evaluations_without_gain=state["evaluations_without_gain"],
+        recovery=Recovery.of(state.get("recovery")),
     )
 
 
@@ -117,8 +127,8 @@ def _save_model(model: GPT, average: Average | None, path: Path) -> None:
         save_weights(model, path)
 
 
-def _save_optimizer(optimizer: Optimizer, average: Average | None, path: Path) -> None:
-    state = optimizer.state()
+def _save_optimizer(moments: Mapping[str, Tensor], average: Average | None, path: Path) -> None:
+    state = dict(moments)
     if average is not None:
         state |= {_UNAVERAGED + name: value for name, value in average.weights().items()}
     # Momenta of one shape share a stack, and safetensors wants each tensor by itself.
@@ -131,4 +141,7 @@ def _refusing(write) -> None:
     try:
         write()
     except safetensors.SafetensorError as error:
-        raise OSError(str(error)) from error
+        number = re.search(r"os error (\d+)", str(error))
+        if number is None:
+            raise OSError(str(error)) from error
+        raise OSError(int(number[1]), os.strerror(int(number[1]))) from error

@@ -14,6 +14,7 @@ from torch import nn
 
 from microgpt.data.loader import IGNORED, Ids, LineRules, after_marks
 from microgpt.device import Compute
+from microgpt.training.ranks import ALONE, Ranks
 
 
 @dataclass(frozen=True)
@@ -53,6 +54,7 @@ def evaluate(
     stride: int | None = None,
     max_tokens: int | None = None,
     lines: LineRules | None = None,
+    ranks: Ranks = ALONE,
 ) -> Evaluation:
     """Returns the loss of `model` on `split`, which stands for `text_bytes` of text.
 
@@ -61,18 +63,23 @@ def evaluate(
     `context - stride` others (fewer near the start). With `max_tokens`, evenly spread windows that
     hold about so many. Where rows are aligned (`lines`), a window leaves out the torn line that it
     would begin with, and begins with the first line end among what is not counted. The split must
-    have at least two tokens.
+    have at least two tokens. Of several processes each measures some of the batches; all get the
+    same sum of the same addends, however many they are.
     """
-    total, count = 0.0, 0
+    losses: list[float] = []
+    count = 0
     was_training = model.training
     model.eval()
     with torch.inference_mode(), compute.autocast():
-        for inputs, targets in _batches(split, context, stride or context, rows, max_tokens, lines):
-            losses = model(compute.tensor(inputs), compute.tensor(targets), reduction="sum")
-            total += float(losses)
+        batches = _batches(split, context, stride or context, rows, max_tokens, lines)
+        for number, (inputs, targets) in enumerate(batches):
             count += int((targets != IGNORED).sum())
+            losses.append(0.0)
+            if number % ranks.world == ranks.rank:
+                loss = model(compute.tensor(inputs), compute.tensor(targets), reduction="sum")
+                losses[number] = float(loss)
     model.train(was_training)
-    loss = total / count if count else math.nan
+    loss = sum(ranks.summed(losses)) / count if count else math.nan
     return Evaluation(loss, count, text_bytes / max(1, split.tokens))
 
 

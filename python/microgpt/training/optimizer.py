@@ -18,6 +18,7 @@ from microgpt.config import OptimizerConfig
 from microgpt.device import has_fast_bfloat16
 from microgpt.errors import CheckpointError
 from microgpt.model.gpt import GPT, Matrix
+from microgpt.training.ranks import ALONE, Ranks
 
 MOMENTUM_START = 0.85
 MOMENTUM_STEPS = 300
@@ -28,15 +29,25 @@ _MOMENTS = ("exp_avg", "exp_avg_sq")
 
 
 class Optimizer:
-    """The updates of one model's parameters."""
+    """The updates of one model's parameters.
 
-    def __init__(self, model: GPT, config: OptimizerConfig) -> None:
-        self.config = config
+    Of several processes each orthogonalises its share of the matrices, keeps their momenta alone,
+    and gives the others the new weights; AdamW, which is cheap, runs in all of them.
+    """
+
+    def __init__(self, model: GPT, config: OptimizerConfig, ranks: Ranks = ALONE) -> None:
+        self.config, self.ranks = config, ranks
         named = list(model.named_parameters())
         self.parameters = [p for _, p in named]
         inside = model.block_matrices() if config.name == "muon" else []
         taken = {matrix.name for matrix in inside}
-        self._muon = [_Stack(parts) for parts in _by_shape(inside)]
+        groups = _by_shape(inside)
+        self._shares = [
+            [part for parts in groups for part in parts[rank :: ranks.world]]
+            for rank in range(ranks.world)
+        ]
+        mine = [parts[ranks.rank :: ranks.world] for parts in groups]
+        self._muon = [_Stack(parts) for parts in mine if parts]
         self._rest = [(name, p) for name, p in named if name not in taken]
         matrices = [p for _, p in self._rest if p.dim() >= 2]
         others = [p for _, p in self._rest if p.dim() < 2]
@@ -72,6 +83,7 @@ class Optimizer:
         rate = self.config.muon_lr * factor
         for stack in self._muon:
             stack.step(rate, momentum, self.config.weight_decay)
+        self.ranks.spread([[part.weight for part in share] for share in self._shares])
         for group in self._adamw.param_groups:
             group["lr"] = self.config.lr * factor
         self._adamw.step()
@@ -79,8 +91,17 @@ class Optimizer:
             p.grad = None
 
     def state(self) -> dict[str, Tensor]:
-        """Returns all it remembers, by parameter name; `load` takes it back."""
-        state = {key: value for stack in self._muon for key, value in stack.state()}
+        """Returns all it remembers, by parameter name; `load` takes it back, also on another number
+        of processes. All of them must ask at once."""
+        mine = {key: value for stack in self._muon for key, value in stack.state()}
+        state = {}
+        for share in self._shares:
+            for part in share:
+                momentum = mine.get(part.key)
+                state[part.key] = (
+                    part.weight.new_empty(part.weight.shape) if momentum is None else momentum
+                )
+        self.ranks.spread([[state[part.key] for part in share] for share in self._shares])
         for name, p in self._rest:
             for key, value in self._adamw.state[p].items():
                 state[f"adamw.{name}.{key}"] = value
@@ -92,7 +113,7 @@ class Optimizer:
         Raises:
             CheckpointError: it belongs to another model or optimizer.
         """
-        expected = {key for stack in self._muon for key, _ in stack.state()} | {
+        expected = {part.key for share in self._shares for part in share} | {
             f"adamw.{name}.{key}" for name, _ in self._rest for key in ("step", *_MOMENTS)
         }
         if expected != set(state):
@@ -112,9 +133,12 @@ class _Part:
     """One logical matrix: some rows of a parameter, lying down (no more rows than columns)."""
 
     def __init__(self, name: str, parameter: Tensor, rows: slice) -> None:
-        self.name, self.parameter, self.rows = name, parameter, rows
+        self.parameter, self.rows = parameter, rows
+        self.key = f"muon.{name}"
+        """The momentum's name in checkpoints."""
         height, width = parameter[rows].shape
         self.tall = height > width
+        self.weight = self.lying(parameter.detach())
         self.scale = max(1.0, height / width) ** 0.5
 
     def lying(self, tensor: Tensor) -> Tensor:
@@ -129,7 +153,7 @@ def _by_shape(matrices: Iterable[Matrix]) -> list[list[_Part]]:
         start = 0
         for height in matrix.rows:
             part = _Part(f"{matrix.name}.{start}", matrix.parameter, slice(start, start + height))
-            groups.setdefault(tuple(part.lying(part.parameter).shape), []).append(part)
+            groups.setdefault(tuple(part.weight.shape), []).append(part)
             start += height
     return list(groups.values())
 
@@ -139,7 +163,7 @@ class _Stack:
 
     def __init__(self, parts: list[_Part]) -> None:
         self.parts = parts
-        self.weights = [part.lying(part.parameter.detach()) for part in parts]
+        self.weights = [part.weight for part in parts]
         self.momentum = torch.zeros_like(torch.stack(self.weights))
         scales = torch.tensor([part.scale for part in parts])
         self.scales = scales.to(self.momentum)[:, None, None]
@@ -159,7 +183,7 @@ class _Stack:
     def state(self) -> Iterable[tuple[str, Tensor]]:
         """Each matrix' momentum, under its name."""
         for part, momentum in zip(self.parts, self.momentum, strict=True):
-            yield f"muon.{part.name}", momentum
+            yield part.key, momentum
 
 
 def _gradient(parameter: Tensor) -> Tensor:

@@ -12,7 +12,7 @@ import logging
 import math
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, Protocol
 
 import numpy as np
@@ -23,16 +23,20 @@ from microgpt.config import RunConfig
 from microgpt.data.loader import IGNORED, LineRules, Loader
 from microgpt.data.shards import Dataset
 from microgpt.device import Compute
-from microgpt.errors import TrainingError
 from microgpt.model.gpt import GPT
 from microgpt.run_folder import RunFolder
 from microgpt.training import checkpoint, schedule
 from microgpt.training.average import Average
 from microgpt.training.checkpoint import Position
+from microgpt.training.disk import DiskPatience
 from microgpt.training.evaluate import Evaluation, evaluate
+from microgpt.training.health import Checkup
 from microgpt.training.interrupt import Interrupt
 from microgpt.training.optimizer import Optimizer
+from microgpt.training.ranks import ALONE, Ranks
+from microgpt.training.recovery import WentWrong
 
+ALL = slice(None)
 MAX_ROWS = 10_000
 """About so many rows of metrics are written in a run, however long."""
 _log = logging.getLogger("microgpt")
@@ -46,6 +50,22 @@ class Watcher(Protocol):
 
     def sample(self, step: int, text: str) -> None:
         """A sample was written."""
+
+    def say(self, sentence: str) -> None:
+        """Something happened that the user should know."""
+
+
+class Silent:
+    """A watcher who says nothing."""
+
+    def step(self, row: Mapping[str, Any]) -> None:
+        """Says nothing."""
+
+    def sample(self, step: int, text: str) -> None:
+        """Says nothing."""
+
+    def say(self, sentence: str) -> None:
+        """Says nothing."""
 
 
 @dataclass(frozen=True)
@@ -71,102 +91,209 @@ class Trainer:
         sampler: Callable[[GPT, int], str] | None = None,
         lines: LineRules | None = None,
         answers: LineRules | None = None,
+        ranks: Ranks = ALONE,
     ) -> None:
         """Builds the model and, where the run has a sound checkpoint, goes back to it.
 
         `config` is resolved: it names steps, batch, threads. `sampler` gives a text for a model and
         a seed. With `answers`, the best checkpoint is that with the lowest validation loss on what
         follows their marks: a model that begins to learn its questions by heart, which nobody asks
-        of it, still gets better at answers.
+        of it, still gets better at answers. Of several processes (`ranks`) each gets the same
+        arguments, and the first writes.
 
         Raises:
+            UsageError: more processes than rows in a batch.
             CheckpointError: the checkpoint belongs to another tokenizer or model.
         """
         self.run, self.config, self.dataset, self.lines = run, config, dataset, lines
         self.answers = answers
-        self.watcher, self.sampler = watcher, sampler
+        self.watcher, self.sampler, self.ranks = watcher, sampler, ranks
         settings = config.training
         assert settings.steps is not None
         assert settings.batch_rows is not None
         assert settings.evaluate_every is not None
         self.steps, self.evaluate_every = settings.steps, settings.evaluate_every
-        self.compute = Compute.of(settings.device, settings.dtype)
+        self.rows = ranks.rows(config)
+        self.compute = Compute.of(ranks.device(settings.device), settings.dtype)
         if settings.threads is not None:
-            torch.set_num_threads(settings.threads)
+            torch.set_num_threads(ranks.threads(settings.threads))
         self.model = initialized_model(config, self.compute)
-        self.optimizer = Optimizer(self.model, config.optimizer)
-        share = config.optimizer.average_share
-        self.average = None if share is None else Average(self.model, share)
+        self.optimizer = Optimizer(self.model, config.optimizer, ranks)
+        self.average = self._new_average()
         self.stepper = Stepper(self.model, config, self.compute)
         self.loader = Loader(
             dataset.train, config.model.context, settings.batch_rows, config.data.seed, lines
         )
         self.position = self._restored()
+        self._checkup = Checkup(self.model, config, self.loader, self.compute)
+        self._disk = DiskPatience(settings.disk_minutes, watcher.say)
+        self._began = time.monotonic() - self.position.elapsed_seconds
+        self._saved_at = time.monotonic()
+        self._last: Mapping[str, Any] | None = None
 
     def train(self) -> Outcome:
         """Runs to the end of the budget, to the end of patience, or to a signal.
 
         Raises:
-            TrainingError: a loss or gradient that is no number; the last checkpoint is kept.
+            TrainingError: steps went wrong too often in a row; the last checkpoint is kept.
             CheckpointError: a checkpoint could not be written; the last one is kept.
         """
-        position, last = self.position, None
-        began = time.monotonic() - position.elapsed_seconds
-        saved_at = time.monotonic()
         with Interrupt() as interrupt:
-            while position.step < self.steps and not self._patience_is_over():
-                row = self._step()
-                position.elapsed_seconds = time.monotonic() - began
-                row["elapsed_seconds"] = round(position.elapsed_seconds, 3)
-                due = position.step % self.evaluate_every == 0 or position.step == self.steps
-                if due and self._evaluate(row):
-                    last = row
-                self._note(row)
-                if due:
-                    self._sample()
-                signal = interrupt.requested
-                if due or signal or self._is_stale(saved_at):
-                    position.elapsed_seconds = time.monotonic() - began
-                    self._save()
-                    saved_at = time.monotonic()
-                if signal:
-                    return Outcome("stopped", signal, position, last)
-        reason = "patience" if position.step < self.steps else "budget"
-        return Outcome("finished", reason, position, last)
+            self._disk.interrupted = lambda: interrupt.requested
+            while self.position.step < self.steps and not self._patience_is_over():
+                try:
+                    stop = self._advance(interrupt)
+                except WentWrong as fault:
+                    stop = self._roll_back(fault)
+                if stop:
+                    reason = interrupt.requested or "a signal to another process"
+                    return Outcome("stopped", reason, self.position, self._last)
+        reason = "patience" if self.position.step < self.steps else "budget"
+        return Outcome("finished", reason, self.position, self._last)
+
+    def _advance(self, interrupt: Interrupt) -> bool:
+        """Does one step, and what is due after it; returns whether somebody asked to stop."""
+        if self.ranks.is_first:
+            self._report(self._checkup.before(self.position.step + 1))
+        row = self._step()
+        row["elapsed_seconds"] = round(self._elapsed(), 3)
+        self._check(row)
+        due = self.position.step % self.evaluate_every == 0 or self.position.step == self.steps
+        if due:
+            self._require_sound_weights()
+        if due and self._evaluate(row):
+            self._last = row
+        self._note(row)
+        if due:
+            self._sample()
+        stop = self.ranks.any(interrupt.requested)
+        if due or stop or self.ranks.any(self._is_stale()):
+            self._save()
+        return stop
+
+    def _elapsed(self) -> float:
+        return time.monotonic() - self._began - self._disk.waited
 
     def _restored(self) -> Position:
-        newest = self.run.newest_checkpoint()
-        self.run.rewind(newest)
-        if newest is None:
+        """Brings run and model to the newest sound checkpoint, which the first process chooses."""
+        newest = self.run.newest_checkpoint() if self.ranks.is_first else None
+        if self.ranks.is_first:
+            self.run.rewind(newest)
+        step = self.ranks.from_first(lambda: newest.step if newest else 0)
+        if step == 0:
+            self.ranks.spread([[p.detach() for p in self.model.parameters()]])
             return Position()
+        if newest is None:
+            newest = self.run.checkpoint_of(step)
         fingerprint = self.dataset.manifest.tokenizer.fingerprint
         return checkpoint.restore(newest, self.model, self.optimizer, self.average, fingerprint)
 
+    def _roll_back(self, fault: WentWrong) -> bool:
+        """Goes back to the newest checkpoint, or the start, and leaves out what went wrong."""
+        newest = self.run.newest_checkpoint() if self.ranks.is_first else None
+        back_to = self.ranks.from_first(lambda: newest.step if newest else 0)
+        most = self.config.training.rollbacks
+        recovery = self.position.recovery.after(fault, back_to, most)
+        self.model.zero_grad()
+        if back_to == 0:
+            self.model.load_state_dict(initialized_model(self.config, self.compute).state_dict())
+            self.optimizer = Optimizer(self.model, self.config.optimizer, self.ranks)
+            self.average = self._new_average()
+        self.position = self._restored()
+        self.position.recovery = replace(recovery, recent=self.position.recovery.recent)
+        self.watcher.say(recovery.events[-1])
+        self._note_facts(rollbacks=list(recovery.events))
+        return False
+
+    def _require_sound_weights(self) -> None:
+        """Does nothing where the weights are ones to go back to.
+
+        Raises:
+            WentWrong: one is no finite number.
+        """
+        if not all(bool(torch.isfinite(p).all()) for p in self.model.parameters()):
+            step = self.position.step
+            raise WentWrong(step, f"a weight after step {step} is not a finite number")
+
     def _save(self) -> None:
-        fingerprint = self.dataset.manifest.tokenizer.fingerprint
-        checkpoint.save(
-            self.run, self.position, self.model, self.optimizer, self.average, fingerprint
+        self._require_sound_weights()
+        step = self.position.step
+        self.position.elapsed_seconds = self._elapsed()
+        moments = self.optimizer.state()
+        self._write(
+            f"the checkpoint of step {step}",
+            lambda: checkpoint.save(
+                self.run,
+                self.position,
+                self.model,
+                moments,
+                self.average,
+                self.dataset.manifest.tokenizer.fingerprint,
+                self.config.training.keep_checkpoints,
+            ),
         )
+        self._saved_at = time.monotonic()
+
+    def _write(self, what: str, write: Callable[[], Any]) -> None:
+        """Writes in the run's folder, where this process is the one to."""
+        if self.ranks.is_first:
+            self._disk(what, write)
+
+    def _note_facts(self, **facts: Any) -> None:
+        self._write("run.json", lambda: self.run.update_facts(**facts))
+
+    def _check(self, row: Mapping[str, Any]) -> None:
+        """Reports what the checkup finds wrong, in the few steps where it looks."""
+        step, due = row["step"], self.ranks.is_first and self._checkup.is_due(row["step"])
+        if not due or not math.isfinite(row["loss"]):
+            return
+        losses = self.position.recovery.recent[-10:]
+        self._report(self._checkup.after(step, row["loss"], math.fsum(losses) / len(losses)))
+        known = self.run.read_facts().get("signs", {})
+        self._note_facts(signs={**known, **self._checkup.signs})
+
+    def _report(self, findings: list[str]) -> None:
+        if not findings:
+            return
+        known = self.run.read_facts().get("findings", [])
+        new = [finding for finding in findings if finding not in known]
+        for finding in new:
+            self.watcher.say(f"not healthy: {finding}")
+        self._note_facts(findings=[*known, *new])
+
+    def _new_average(self) -> Average | None:
+        share = self.config.optimizer.average_share
+        return None if share is None else Average(self.model, share)
 
     def _averaged(self) -> contextlib.AbstractContextManager[None]:
         """While it lasts, the model is what is saved: where asked for, the weights' average."""
         return contextlib.nullcontext() if self.average is None else self.average.in_place()
 
     def _step(self) -> dict[str, Any]:
-        """Does one step and returns its row of metrics."""
+        """Does one step, or passes over one that went wrong; returns its row of metrics.
+
+        Raises:
+            WentWrong: the loss or the gradient is not to be learnt from.
+        """
         started = time.perf_counter()
         number = self.position.step + 1
-        inputs, targets = self.loader.batch(self.position.step)
-        loss = self.stepper.gradients(inputs, targets, number)
-        norm = float(self.optimizer.clip())
-        if not math.isfinite(loss) or not math.isfinite(norm):
-            raise TrainingError(self._not_a_number(number, loss))
         factor = schedule.factor(self.config.schedule, number, self.steps)
-        self.optimizer.step(number, factor)
-        if self.average is not None:
-            self.average.update(number)
+        factor *= self.position.recovery.rate
+        loss = norm = math.nan
+        if number not in self.position.recovery.skipped:
+            inputs, targets = self.loader.batch(self.position.step)
+            loss = self.stepper.gradients(inputs, targets, number, self.rows)
+            (loss,) = self.ranks.summed([loss])
+            self.ranks.add_up(p.grad for p in self.model.parameters() if p.grad is not None)
+            norm = float(self.optimizer.clip())
+            spike = self.config.training.spike_nats
+            self.position.recovery.require_sound(number, loss, norm, spike)
+            self.optimizer.step(number, factor)
+            if self.average is not None:
+                self.average.update(number)
+            self.position.tokens += inputs.size
+            self.position.recovery = self.position.recovery.with_loss(loss)
         self.position.step = number
-        self.position.tokens += inputs.size
         return {
             "step": number,
             "tokens": self.position.tokens,
@@ -178,15 +305,6 @@ class Trainer:
             "step_seconds": round(time.perf_counter() - started, 6),
         }
 
-    def _not_a_number(self, step: int, loss: float) -> str:
-        what = "loss" if not math.isfinite(loss) else "gradient"
-        kept = self.run.checkpoints()
-        last = f"the checkpoint of step {kept[0].step} is kept" if kept else "no checkpoint yet"
-        return (
-            f"the {what} of step {step} is not a finite number, so training cannot go on ({last}): "
-            "start again with a lower --lr and --muon-lr"
-        )
-
     def _evaluate(self, row: dict[str, Any]) -> bool:
         """Puts the validation loss in `row` and notes the best; False without a validation set."""
         position = self.position
@@ -194,6 +312,9 @@ class Trainer:
             return False
         with self._averaged():
             measured = self._measured(self.lines)
+            if measured.tokens and not math.isfinite(measured.loss):
+                step = position.step
+                raise WentWrong(step, f"the validation loss of step {step} is not a finite number")
             row["valid_loss"] = judged = measured.loss
             row["perplexity"] = measured.perplexity
             row["bits_per_byte"] = measured.bits_per_byte
@@ -216,25 +337,26 @@ class Trainer:
             stride=max(1, self.config.model.context // 2),
             max_tokens=self.config.training.evaluate_tokens,
             lines=lines,
+            ranks=self.ranks,
         )
 
     def _note(self, row: Mapping[str, Any]) -> None:
         every = max(1, self.steps // MAX_ROWS)
         if self.position.step % every == 0 or "valid_loss" in row:
-            self.run.append_metrics(row)
+            self._write("a row of metrics", lambda: self.run.append_metrics(row))
         self.watcher.step(row)
 
     def _sample(self) -> None:
-        if self.sampler is None:
+        if self.sampler is None or not self.ranks.is_first:
             return
         with self._averaged():
             text = self.sampler(self.model, self.position.step)
         self.model.train()
-        self.run.append_sample(self.position.step, text)
+        self._write("a sample", lambda: self.run.append_sample(self.position.step, text))
         self.watcher.sample(self.position.step, text)
 
-    def _is_stale(self, saved_at: float) -> bool:
-        return time.monotonic() - saved_at > 60 * self.config.training.checkpoint_minutes
+    def _is_stale(self) -> bool:
+        return time.monotonic() - self._saved_at > 60 * self.config.training.checkpoint_minutes
 
     def _patience_is_over(self) -> bool:
         patience = self.config.training.patience
@@ -273,13 +395,15 @@ class Stepper:
         for parameter in model.parameters():
             parameter.grad = None
 
-    def gradients(self, inputs: Any, targets: Any, step: int) -> float:
+    def gradients(self, inputs: Any, targets: Any, step: int, share: slice = ALL) -> float:
         """Adds the gradients of the batch's mean loss to the parameters; returns that loss, in
-        nats per target. `inputs` and `targets` are int64 arrays (rows, context)."""
+        nats per target. `inputs` and `targets` are int64 arrays (rows, context). Of a `share` of
+        the rows it is that share of the gradients and of the loss."""
         if self.has_noise:
-            torch.manual_seed((self.seed << 32 | step) % 2**63)
+            torch.manual_seed(((self.seed << 32 | step) + ((share.start or 0) << 48)) % 2**63)
         count = max(1, int((targets != IGNORED).sum()))
         losses = []
+        inputs, targets = inputs[share], targets[share]
         for first in range(0, len(inputs), self.micro_batch_rows):
             rows = slice(first, first + self.micro_batch_rows)
             ids, goals = self.compute.tensor(inputs[rows]), self.compute.tensor(targets[rows])

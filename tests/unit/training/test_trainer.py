@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from microgpt import run_folder
 from microgpt.config import (
     DataConfig,
     ModelConfig,
@@ -22,9 +23,9 @@ from microgpt.config import (
 from microgpt.data.shards import Dataset
 from microgpt.errors import CheckpointError, TrainingError
 from microgpt.run_folder import RunFolder
-from microgpt.training import checkpoint
+from microgpt.training import checkpoint, disk, schedule
 from microgpt.training.evaluate import Evaluation
-from microgpt.training.trainer import Outcome, Trainer
+from microgpt.training.trainer import Outcome, Stepper, Trainer
 from reference.dataset_folder import write_dataset_folder
 
 CLOCKS = ("elapsed_seconds", "step_seconds", "memory_bytes")
@@ -44,6 +45,7 @@ class Watch:
     def __init__(self, at: int | None = None, act=None) -> None:
         self.at, self.act = at, act
         self.rows: list[dict] = []
+        self.said: list[str] = []
 
     def step(self, row) -> None:
         self.rows.append(dict(row))
@@ -52,6 +54,9 @@ class Watch:
 
     def sample(self, step, text) -> None:
         pass
+
+    def say(self, sentence) -> None:
+        self.said.append(sentence)
 
 
 @pytest.fixture
@@ -161,21 +166,156 @@ def test_accumulated_micro_batches_give_the_gradient_of_the_batch(tmp_path, data
         assert one["gradient_norm"] == pytest.approx(two["gradient_norm"], rel=1e-3)
 
 
-def test_a_loss_that_is_no_number_stops_and_keeps_the_last_checkpoint(tmp_path, dataset):
-    run = RunFolder.create(tmp_path / "runs", "run")
-    trainer: list[Trainer] = []
+def faulty(monkeypatch, faults: dict[int, list[float]]) -> None:
+    """Makes the batches of these steps give these losses, one each time they are tried; the last
+    for good."""
+    honest = Stepper.gradients
 
-    def poison() -> None:
-        with torch.no_grad():
-            trainer[0].model.head.weight.fill_(float("nan"))
+    def gradients(self, inputs, targets, step, *share):
+        loss = honest(self, inputs, targets, step, *share)
+        if step not in faults:
+            return loss
+        values = faults[step]
+        return values.pop(0) if len(values) > 1 else values[0]
 
-    trainer.append(Trainer(run, CONFIG, dataset, Watch(6, poison)))
-    with pytest.raises(TrainingError, match=r"loss of step 7 .* checkpoint of step 4 is kept"):
-        trainer[0].train()
-    newest = run.newest_checkpoint()
+    monkeypatch.setattr(Stepper, "gradients", gradients)
+
+
+def test_a_loss_that_is_no_number_goes_back_and_leaves_the_batch_out(
+    tmp_path, dataset, monkeypatch
+):
+    faulty(monkeypatch, {7: [math.nan]})
+    watch = Watch()
+    outcome = train(tmp_path, dataset, "run", watch=watch)
+    run = RunFolder(tmp_path / "runs" / "run")
+    said = "the loss of step 7 is not a finite number: back to step 4, without that batch (try 1 of"
+    assert outcome.status == "finished"
+    assert said in watch.said[0]
+    assert run.read_facts()["rollbacks"] == watch.said
+    assert [row["step"] for row in watch.rows] == [1, 2, 3, 4, 5, 6, 5, 6, 7, 8, 9, 10, 11, 12]
+    rows = run.read_metrics()
+    assert [row["step"] for row in rows] == list(range(1, 13))
+    assert (rows[6]["loss"], rows[6]["tokens"]) == (None, rows[5]["tokens"])
+    assert outcome.position.recovery.skipped == (7,)
+    assert outcome.position.recovery.rate == 1.0
+
+
+def test_a_spike_goes_back_too(tmp_path, dataset, monkeypatch):
+    faulty(monkeypatch, {30: [40.0]})
+    config = replace(CONFIG, training=replace(CONFIG.training, steps=40))
+    watch = Watch()
+    outcome = train(tmp_path, dataset, "run", config, watch)
+    assert "the loss of step 30 leaps from" in watch.said[0]
+    assert "back to step 28" in watch.said[0]
+    assert outcome.position.recovery.skipped == (30,)
+    off = replace(config, training=replace(config.training, spike_nats=None))
+    assert train(tmp_path, dataset, "off", off).position.recovery.skipped == ()
+
+
+def test_the_second_try_in_a_row_lowers_the_rate_and_the_last_gives_up(
+    tmp_path, dataset, monkeypatch
+):
+    faulty(monkeypatch, {5: [math.nan], 6: [math.nan], 7: [math.nan], 10: [math.nan]})
+    outcome = train(tmp_path, dataset, "run")
+    recovery = outcome.position.recovery
+    assert (recovery.skipped, recovery.rate, recovery.tries) == ((5, 6, 7, 10), 0.25, 1)
+    rows = RunFolder(tmp_path / "runs" / "run").read_metrics()
+    assert rows[7]["learning_rate"] == pytest.approx(
+        0.25 * CONFIG.optimizer.lr * schedule.factor(CONFIG.schedule, 8, 12)
+    )
+    faulty(monkeypatch, {step: [math.nan] for step in range(5, 9)})
+    with pytest.raises(TrainingError, match=r"step 8 .* after 3 roll-backs.*checkpoint of step 4"):
+        train(tmp_path, dataset, "hopeless")
+    newest = RunFolder(tmp_path / "runs" / "hopeless").newest_checkpoint()
     assert newest is not None
     assert newest.step == 4
-    assert len(run.read_metrics()) == 6
+
+
+def test_without_a_checkpoint_it_begins_anew(tmp_path, dataset, monkeypatch):
+    watch = Watch()
+    faulty(monkeypatch, {3: [math.inf]})
+    train(tmp_path, dataset, "run", watch=watch)
+    assert "back to step 0" in watch.said[0]
+    first, again = watch.rows[0], watch.rows[2]
+    assert (first["step"], again["step"]) == (1, 1)
+    assert first["loss"] == again["loss"]
+
+
+def test_weights_that_are_no_numbers_are_never_saved(tmp_path, dataset):
+    run = RunFolder.create(tmp_path / "runs", "run")
+    trainer: list[Trainer] = []
+    poisoned = []
+
+    def poison() -> None:
+        if not poisoned:
+            poisoned.append(True)
+            with torch.no_grad():
+                trainer[0].model.head.weight.fill_(float("nan"))
+
+    config = replace(CONFIG, training=replace(CONFIG.training, evaluate_every=4))
+    trainer.append(Trainer(run, config, dataset, Watch(8, poison)))
+    outcome = trainer[0].train()
+    assert outcome.position.recovery.skipped == (8,)
+    assert all(torch.isfinite(p).all() for p in trainer[0].model.parameters())
+
+
+@pytest.mark.parametrize("die_at", [8, 9, 11])
+def test_a_run_that_dies_after_a_roll_back_ends_in_the_same_bits(
+    tmp_path, dataset, monkeypatch, die_at
+):
+    class Death(BaseException):
+        pass
+
+    def die() -> None:
+        raise Death
+
+    faulty(monkeypatch, {6: [math.nan], 7: [math.nan], 10: [math.nan]})
+    train(tmp_path, dataset, "whole")
+    with pytest.raises(Death):
+        train(tmp_path, dataset, "broken", watch=Watch(die_at, die))
+    train(tmp_path, dataset, "broken")
+    assert record(tmp_path, "whole") == record(tmp_path, "broken")
+    facts = [RunFolder(tmp_path / "runs" / n).read_facts() for n in ("whole", "broken")]
+    assert facts[0]["rollbacks"] == facts[1]["rollbacks"]
+
+
+def test_a_full_disk_pauses_the_run_until_there_is_room(tmp_path, dataset, monkeypatch):
+    monkeypatch.setattr(disk, "RETRY_SECONDS", 0.01)
+    train(tmp_path, dataset, "whole")
+    refused = []
+    written = {checkpoint: "save_weights", run_folder: "_append"}
+    for module, name in written.items():
+        honest = getattr(module, name)
+
+        def write(*arguments, honest=honest) -> None:
+            if len(refused) % 3 != 2:
+                refused.append(arguments)
+                raise OSError(errno.ENOSPC, "No space left on device")
+            refused.append(None)
+            honest(*arguments)
+
+        monkeypatch.setattr(module, name, write)
+    watch = Watch()
+    train(tmp_path, dataset, "run", watch=watch)
+    assert "the disk is full: no room for" in watch.said[0]
+    assert "there is room on the disk again" in watch.said[1]
+    assert record(tmp_path, "whole") == record(tmp_path, "run")
+
+
+def test_ctrl_c_leaves_a_run_that_waits_for_room(tmp_path, dataset, monkeypatch):
+    monkeypatch.setattr(disk, "RETRY_SECONDS", 5.0)
+
+    def full(model, path) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    class Leaving(Watch):
+        def say(self, sentence) -> None:
+            super().say(sentence)
+            signal.raise_signal(signal.SIGINT)
+
+    monkeypatch.setattr(checkpoint, "save_weights", full)
+    with pytest.raises(CheckpointError, match="No space left"):
+        train(tmp_path, dataset, "run", watch=Leaving())
 
 
 def test_a_full_disk_is_told_and_the_run_goes_on_later(tmp_path, dataset, monkeypatch):
@@ -185,8 +325,9 @@ def test_a_full_disk_is_told_and_the_run_goes_on_later(tmp_path, dataset, monkey
 
     train(tmp_path, dataset, "whole")
     monkeypatch.setattr(checkpoint, "save_weights", full)
+    impatient = replace(CONFIG, training=replace(CONFIG.training, disk_minutes=0.0))
     with pytest.raises(CheckpointError, match=r"step 4 .*No space left on device; there is none"):
-        train(tmp_path, dataset, "run")
+        train(tmp_path, dataset, "run", impatient)
     monkeypatch.undo()
     train(tmp_path, dataset, "run")
     assert record(tmp_path, "whole") == record(tmp_path, "run")

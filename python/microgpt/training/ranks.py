@@ -1,0 +1,198 @@
+"""One run on several processes: who this one is, and what they tell one another.
+
+Every process holds the whole model and does a share of each batch's rows; gradients are added up,
+so that a step is that of the whole batch. The first (rank 0) alone writes. What decides how it
+goes on (losses, requests to stop, which checkpoint to begin from) is agreed on, so all decide
+alike.
+`torchrun` starts such processes, and `microgpt train --processes N` on one machine.
+"""
+
+from __future__ import annotations
+
+import datetime
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from microgpt.config import RunConfig
+from microgpt.device import cores
+from microgpt.errors import TrainingError, UsageError
+
+BUCKET_BYTES = 32 * 2**20
+"""Gradients are added up in packets of about so many bytes."""
+PATIENCE = datetime.timedelta(hours=24)
+"""How long one waits for another, which may be tokenizing, or wait for room on a disk. A process
+that died is noticed at once, by its closed connections."""
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """The processes of a run, seen from one of them; by default there is only this one."""
+
+    rank: int = 0
+    world: int = 1
+    local_rank: int = 0
+    """Number of this process on its machine."""
+    local_world: int = 1
+    """Processes on this machine."""
+
+    @staticmethod
+    def of_environment() -> Ranks:
+        """Returns what the variables that `torchrun` sets say.
+
+        Raises:
+            UsageError: they are set halfway.
+        """
+        names = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")
+        if "WORLD_SIZE" not in os.environ or "RANK" not in os.environ:
+            return Ranks()
+        try:
+            return Ranks(*(int(os.environ[name]) for name in names))
+        except (KeyError, ValueError) as error:
+            raise UsageError(
+                f"the environment sets RANK, but {error} is no number: start with torchrun, or "
+                "with microgpt train --processes N"
+            ) from error
+
+    @property
+    def is_first(self) -> bool:
+        """Whether this is the process that writes."""
+        return self.rank == 0
+
+    @contextmanager
+    def connected(self, device: str) -> Iterator[None]:
+        """While this lasts, the processes can talk; `device` is the kind they compute on."""
+        if self.world == 1:
+            yield
+            return
+        backend = "cpu:gloo,cuda:nccl" if device.startswith("cuda") else "gloo"
+        with _telling():
+            dist.init_process_group(
+                backend, rank=self.rank, world_size=self.world, timeout=PATIENCE
+            )
+        try:
+            yield
+        finally:
+            dist.destroy_process_group()
+
+    def device(self, name: str) -> str:
+        """Returns the device of this process where the run's is `name`: each takes a GPU."""
+        return f"cuda:{self.local_rank}" if self.world > 1 and name.startswith("cuda") else name
+
+    def rows(self, config: RunConfig) -> slice:
+        """Returns this process' share of a batch's rows.
+
+        Raises:
+            UsageError: the batch has fewer rows than there are processes.
+        """
+        rows = config.training.batch_rows or 1
+        if rows < self.world:
+            raise UsageError(
+                f"a batch has {rows} rows, too few for {self.world} processes: give a larger "
+                "--batch-rows or fewer processes"
+            )
+        return slice(rows * self.rank // self.world, rows * (self.rank + 1) // self.world)
+
+    def threads(self, wanted: int) -> int:
+        """Returns the threads that this process may take: of several, its share of the cores."""
+        return wanted if self.world == 1 else max(1, min(wanted, cores() // self.local_world))
+
+    # Numbers
+
+    def summed(self, values: Sequence[float]) -> list[float]:
+        """Returns the sums of what each process gives, in float64."""
+        if self.world == 1:
+            return list(values)
+        tensor = torch.tensor(values, dtype=torch.float64)
+        with _telling():
+            dist.all_reduce(tensor)
+        return tensor.tolist()
+
+    def any(self, here: object) -> bool:
+        """Whether it holds for one of the processes at least."""
+        return self.summed([float(bool(here))])[0] > 0
+
+    def from_first(self, value: Callable[[], int]) -> int:
+        """Returns the number that the first process gives; the others do not work it out."""
+        return int(self.summed([float(value()) if self.is_first else 0.0])[0])
+
+    def text_from_first(self, text: str) -> str:
+        """Returns the text that the first process gives."""
+        data = text.encode() if self.is_first else b""
+        length = self.from_first(lambda: len(data))
+        values = list(data) if self.is_first else [0] * length
+        return bytes(int(value) for value in self.summed(values)).decode()
+
+    # Tensors
+
+    def add_up(self, tensors: Iterable[Tensor]) -> None:
+        """Puts the sum over processes in the place of each tensor."""
+        if self.world == 1:
+            return
+        for bucket in _buckets(tensors):
+            flat = torch.cat([tensor.flatten() for tensor in bucket])
+            with _telling():
+                dist.all_reduce(flat)
+            _scatter(flat, bucket)
+
+    def spread(self, shares: Sequence[Sequence[Tensor]]) -> None:
+        """Gives every process the tensors of `shares[r]` as they are in process r."""
+        if self.world == 1:
+            return
+        flats = [torch.cat([t.flatten() for t in share]) if share else None for share in shares]
+        with _telling():
+            for source, flat in enumerate(flats):
+                if flat is not None:
+                    dist.broadcast(flat, source)
+        for source, (flat, share) in enumerate(zip(flats, shares, strict=True)):
+            if flat is not None and source != self.rank:
+                _scatter(flat, share)
+
+
+ALONE = Ranks()
+
+
+def _buckets(tensors: Iterable[Tensor]) -> Iterator[list[Tensor]]:
+    bucket: list[Tensor] = []
+    size = 0
+    for tensor in tensors:
+        bucket.append(tensor)
+        size += tensor.numel() * tensor.element_size()
+        if size >= BUCKET_BYTES:
+            yield bucket
+            bucket, size = [], 0
+    if bucket:
+        yield bucket
+
+
+def _scatter(flat: Tensor, tensors: Sequence[Tensor]) -> None:
+    """Copies parts of `flat` into tensors, in order."""
+    parts = flat.split([tensor.numel() for tensor in tensors])
+    with torch.no_grad():
+        for tensor, part in zip(tensors, parts, strict=True):
+            tensor.copy_(part.view_as(tensor))
+
+
+@contextmanager
+def _telling() -> Iterator[Any]:
+    """Turns what torch says when a process is gone into a sentence."""
+    try:
+        yield
+    except RuntimeError as error:
+        raise PeerLost from error
+
+
+class PeerLost(TrainingError):
+    """Another process of the run has ended."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "another process of this run has ended, so this one stops too; the last checkpoint is "
+            "kept: go on with microgpt train --resume, on any number of processes"
+        )
