@@ -1,7 +1,7 @@
 """What to do when a step goes wrong: a loss that is no number, or that leaps.
 
 The run goes back to its newest checkpoint and leaves the batch out. When it goes wrong again before
-a checkpoint lies behind the place, the rate is halved as well; after so many tries in a row the run
+it has settled behind the place, the rate is halved as well; after so many tries in a row the run
 ends. What was decided is part of every checkpoint. Since a step is a function of weights and batch,
 a run that is killed meanwhile meets the same faults again, and decides the same.
 """
@@ -21,6 +21,8 @@ LEAST = 16
 """Without so many of them nothing is a leap."""
 SPREADS = 10.0
 """A leap exceeds the median of the window by so many median deviations (and by the setting)."""
+SETTLED = 10
+"""After so many good steps behind the place, and a checkpoint, a new fault is another matter."""
 LOWER = 0.5
 """The rate is multiplied by this from the second try in a row on."""
 
@@ -47,6 +49,8 @@ class Recovery:
     """Roll-backs in a row."""
     failed_at: int = 0
     """The step of the last one."""
+    settled: int = 0
+    """Good steps behind that one."""
     events: tuple[str, ...] = field(default=())
     """A sentence for each roll-back."""
 
@@ -60,9 +64,10 @@ class Recovery:
         """Returns it as JSON can hold it."""
         return {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self).items()}
 
-    def with_loss(self, loss: float) -> Recovery:
-        """Returns it after a step of this loss."""
-        return replace(self, recent=(*self.recent, loss)[-WINDOW:])
+    def with_loss(self, step: int, loss: float) -> Recovery:
+        """Returns it after a good step of this loss."""
+        settled = self.settled + (step > self.failed_at)
+        return replace(self, recent=(*self.recent, loss)[-WINDOW:], settled=settled)
 
     def require_sound(self, step: int, loss: float, norm: float, spike: float | None) -> None:
         """Does nothing where loss and gradient norm are as they should be.
@@ -86,7 +91,8 @@ class Recovery:
         Raises:
             TrainingError: this was the last of `most` tries.
         """
-        tries = 1 + (0 if back_to >= self.failed_at else self.tries)
+        behind = back_to >= self.failed_at and self.settled >= SETTLED
+        tries = 1 if behind else self.tries + 1
         if tries > most:
             kept = f"the checkpoint of step {back_to} is kept" if back_to else "no checkpoint yet"
             again = f" after {most} roll-backs" if most else ""
@@ -105,5 +111,6 @@ class Recovery:
             rate=rate,
             tries=tries,
             failed_at=fault.step,
+            settled=0,
             events=(*self.events, event),
         )

@@ -292,7 +292,7 @@ class Trainer:
             if self.average is not None:
                 self.average.update(number)
             self.position.tokens += inputs.size
-            self.position.recovery = self.position.recovery.with_loss(loss)
+            self.position.recovery = self.position.recovery.with_loss(number, loss)
         self.position.step = number
         return {
             "step": number,

@@ -23,7 +23,7 @@ from microgpt.config import (
 from microgpt.data.shards import Dataset
 from microgpt.errors import CheckpointError, TrainingError
 from microgpt.run_folder import RunFolder
-from microgpt.training import checkpoint, disk, schedule
+from microgpt.training import checkpoint, disk, recovery, schedule
 from microgpt.training.evaluate import Evaluation
 from microgpt.training.trainer import Outcome, Stepper, Trainer
 from reference.dataset_folder import write_dataset_folder
@@ -215,10 +215,11 @@ def test_a_spike_goes_back_too(tmp_path, dataset, monkeypatch):
 def test_the_second_try_in_a_row_lowers_the_rate_and_the_last_gives_up(
     tmp_path, dataset, monkeypatch
 ):
+    monkeypatch.setattr(recovery, "SETTLED", 2)
     faulty(monkeypatch, {5: [math.nan], 6: [math.nan], 7: [math.nan], 10: [math.nan]})
     outcome = train(tmp_path, dataset, "run")
-    recovery = outcome.position.recovery
-    assert (recovery.skipped, recovery.rate, recovery.tries) == ((5, 6, 7, 10), 0.25, 1)
+    learnt = outcome.position.recovery
+    assert (learnt.skipped, learnt.rate, learnt.tries) == ((5, 6, 7, 10), 0.25, 1)
     rows = RunFolder(tmp_path / "runs" / "run").read_metrics()
     assert rows[7]["learning_rate"] == pytest.approx(
         0.25 * CONFIG.optimizer.lr * schedule.factor(CONFIG.schedule, 8, 12)
