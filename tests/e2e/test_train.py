@@ -176,7 +176,7 @@ def test_a_loss_that_is_no_number_ends_in_a_sentence_and_an_entry(microgpt, fold
     rates = ["--lr", "1e38", "--muon-lr", "1e38"]
     status, _, messages = microgpt("train", *SMALL, *rates, "--steps", "50", "--warmup-steps", "0")
     assert status == 1
-    assert "is not a finite number, so training cannot go on" in messages
+    assert "is not a finite number after 3 roll-backs, so training cannot go on" in messages
     assert messages.count("error:") == 1
     assert "(failed)" in (folder / "LOG.md").read_text()
 
