@@ -305,17 +305,17 @@ def _planned(
     import torch
 
     from microgpt.config import count
-    from microgpt.device import choose_device, choose_dtype, cores
+    from microgpt.device import Compute, choose_device, choose_dtype, cores
     from microgpt.training import plan
-    from microgpt.training.measure import measured_threads
+    from microgpt.training.measure import idle_memory_bytes, measured_threads
 
     asked = given.get("training", {})
     device = choose_device(asked.get("device", "auto"))
     dtype = choose_dtype(asked.get("dtype", "auto"), device)
     given = merged(given, {"training": {"device": device, "dtype": dtype}})
     kind = torch.device(device).type
-    memory = torch.cuda.get_device_properties(device).total_memory if kind == "cuda" else None
-    machine = plan.Machine(kind, cores(), memory)
+    room = torch.cuda.get_device_properties(device).total_memory if kind == "cuda" else None
+    machine = plan.Machine(kind, cores(), room)
     facts = plan.Facts(
         dataset.train.tokens,
         dataset.valid.tokens,
@@ -325,10 +325,14 @@ def _planned(
     config, remarks = plan.plan_shape(
         given, facts, machine, None if parameters is None else count(parameters)
     )
+    memory = idle_memory_bytes(Compute.of(device, dtype)) + plan.memory_bytes(config)
     threads, seconds = measured_threads(config)
     config = replace(config, training=replace(config.training, threads=threads))
     config = plan.plan_budget(config, facts, machine, seconds)
-    return config, [*plan.describe(config, facts, seconds), *(f"note   {r}" for r in remarks)]
+    return config, [
+        *plan.describe(config, facts, seconds, memory),
+        *(f"note   {r}" for r in remarks),
+    ]
 
 
 def _write_facts(run: RunFolder, config: RunConfig, dataset: Dataset, path: str) -> None:

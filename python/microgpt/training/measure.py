@@ -13,7 +13,7 @@ from dataclasses import replace
 import numpy as np
 import torch
 
-from microgpt.config import RunConfig
+from microgpt.config import ModelConfig, RunConfig, TrainingConfig
 from microgpt.device import Compute, cores
 from microgpt.training.optimizer import Optimizer
 from microgpt.training.trainer import Stepper, initialized_model
@@ -45,6 +45,19 @@ def measured_threads(config: RunConfig) -> tuple[int, float]:
     assert best is not None
     torch.set_num_threads(best[0])
     return best
+
+
+def idle_memory_bytes(compute: Compute) -> int:
+    """Returns what this process holds once it has trained at all, a model of no size: libraries.
+    On a GPU, whose memory is counted apart, it is nothing."""
+    if compute.device.type == "cuda":
+        return 0
+    smallest = RunConfig(
+        model=ModelConfig(n_layer=1, n_head=1, n_embd=8, context=8),
+        training=TrainingConfig(batch_rows=1),
+    )
+    step_seconds(smallest, compute)
+    return compute.peak_memory_bytes()
 
 
 def step_seconds(config: RunConfig, compute: Compute) -> float:

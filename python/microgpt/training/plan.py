@@ -15,7 +15,7 @@ from typing import Any
 from microgpt.config import ModelConfig, RunConfig, TrainingConfig, updated
 from microgpt.errors import DataError, UsageError
 from microgpt.model.sizes import flops_per_token, parameter_count, shape_for, training_memory
-from microgpt.progress import count_text, duration_text
+from microgpt.progress import count_text, duration_text, size_text
 from microgpt.training import schedule
 
 DEFAULT_MINUTES = {"cpu": 5.0, "mps": 5.0, "cuda": 10.0}
@@ -281,7 +281,19 @@ def plan_budget(
     )
 
 
-def describe(config: RunConfig, facts: Facts, step_seconds: float) -> list[str]:
+def memory_bytes(config: RunConfig) -> int:
+    """Returns what training is expected to hold at its peak, beside libraries."""
+    training = config.training
+    return training_memory(
+        config.model,
+        training.micro_batch_rows or training.batch_rows or 1,
+        optimizer=config.optimizer.name,
+        averaged=config.optimizer.average_share is not None,
+        activation_bytes=2 if training.dtype == "bfloat16" else 4,
+    ).total
+
+
+def describe(config: RunConfig, facts: Facts, step_seconds: float, memory_bytes: int) -> list[str]:
     """Returns the plan in a few lines."""
     model, training, optimizer = config.model, config.training, config.optimizer
     assert training.batch_rows is not None
@@ -304,7 +316,8 @@ def describe(config: RunConfig, facts: Facts, step_seconds: float) -> list[str]:
         f"warm-up, {config.schedule.decay_steps} of decay",
         f"device {training.device}, {training.dtype}"
         + (f", {_threads(training.threads)}" if training.device == "cpu" else "")
-        + f"; about {duration_text(training.steps * step_seconds)}",
+        + f"; about {duration_text(training.steps * step_seconds)}, {size_text(memory_bytes)} of "
+        "memory",
     ]
 
 

@@ -30,7 +30,7 @@ def test_every_size_of_data_gets_a_plan_without_gaps(tokens, machine):
     assert (training.epochs, training.tokens, training.minutes) == (None, None, None)
     assert training.steps is not None
     assert training.steps * 0.05 <= 60 * 10 + 200 * 0.05
-    assert len(describe(config, facts, 0.05)) == 5
+    assert len(describe(config, facts, 0.05, 10**9)) == 5
 
 
 def test_more_data_gets_larger_models_and_batches():
