@@ -103,6 +103,7 @@ lint: .venv/develops.stamp  ## check style and types, Rust and Python
 bench: .venv/built.stamp .venv/develops.stamp  ## measure against the peers that are installed
 	$(BIN)/python bench/train_tokenizer.py $(DATA)/english.txt.xz $(DATA)/code.txt.xz
 	$(BIN)/python bench/encode.py $(DATA)/english.txt.xz $(DATA)/code.txt.xz --vocabularies $(DATA)/openai
+	$(BIN)/python bench/decode.py $(DATA)/english.txt.xz --vocabularies $(DATA)/openai
 	$(BIN)/python bench/shards.py $(DATA)/wikitext-train-head.txt
 	@if [ -n "$(NANOGPT)" ]; then $(BIN)/python bench/train.py --nanogpt $(NANOGPT); \
 	  else echo "bench/train.py is left out: name a checkout with NANOGPT=PATH"; fi

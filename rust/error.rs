@@ -1,5 +1,6 @@
 //! One error type; each variant is one sentence that names the value, the limit and the way out.
 
+use std::borrow::Cow;
 use std::fmt;
 use std::path::{Path, PathBuf};
 
@@ -56,11 +57,24 @@ impl Error {
     }
 }
 
+/// A sentence without the middle of what it quotes, where that is longer than anybody reads.
+fn shortened(sentence: &str) -> Cow<'_, str> {
+    const SHOWN: usize = 300;
+    let nth = |place| sentence.char_indices().nth(place).map(|(at, _)| at);
+    let from_end = |place| sentence.char_indices().nth_back(place).map(|(at, _)| at);
+    match (nth(2 * SHOWN), nth(SHOWN), from_end(SHOWN - 1)) {
+        (Some(_), Some(head), Some(tail)) => {
+            format!("{} ... {}", &sentence[..head], &sentence[tail..]).into()
+        }
+        _ => sentence.into(),
+    }
+}
+
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Usage(sentence) => f.write_str(sentence),
-            Self::Format { path, what } => write!(f, "{}: {what}", path.display()),
+            Self::Usage(sentence) => f.write_str(&shortened(sentence)),
+            Self::Format { path, what } => write!(f, "{}: {}", path.display(), shortened(what)),
             Self::Io {
                 doing,
                 path,

@@ -45,7 +45,7 @@ const DECODE_CHUNK: usize = 1 << 18;
 /// The Python exception that says what `error` says.
 fn to_python(error: Error) -> PyErr {
     match error {
-        Error::Usage(sentence) => UsageError::new_err(sentence),
+        Error::Usage(_) => UsageError::new_err(error.to_string()),
         Error::Format { .. } => DataError::new_err(error.to_string()),
         Error::Interrupted => PyKeyboardInterrupt::new_err(()),
         Error::Io {
