@@ -913,49 +913,123 @@ fn unicode() -> String {
     unicode_version().to_string()
 }
 
-// The kernels of `model/cpu_kernels.py`: flat float32 arrays, written in place, without the GIL.
+// The kernels of `model/fused.py` and of Muon: flat arrays, written in place, without the GIL.
+// `Matrix` arrays are float32, or uint16 that are the bits of bfloat16; all of a call are of one kind.
 
 type In<'py> = PyReadonlyArray1<'py, f32>;
 type Out<'py> = PyReadwriteArray1<'py, f32>;
+type Matrix<'a, 'py> = &'a Bound<'py, PyAny>;
+type Pair<'a> = (&'a [f32], &'a [f32]);
 
-#[pyfunction]
-fn rms_norm(
-    py: Python<'_>,
-    x: In<'_>,
-    gain: In<'_>,
-    eps: f32,
-    mut y: Out<'_>,
-    mut scale: Out<'_>,
-    threads: usize,
-) -> PyResult<()> {
-    let (x, gain) = (x.as_slice()?, gain.as_slice()?);
-    let (y, scale) = (y.as_slice_mut()?, scale.as_slice_mut()?);
-    py.detach(|| kernels::rms_norm(x, gain, eps, y, scale, threads));
-    Ok(())
+fn numbers<'py, E: Element>(array: Matrix<'_, 'py>) -> PyResult<PyReadonlyArray1<'py, E>> {
+    Ok(array.cast::<PyArray1<E>>()?.try_readonly()?)
+}
+
+fn room<'py, E: Element>(array: Matrix<'_, 'py>) -> PyResult<PyReadwriteArray1<'py, E>> {
+    Ok(array.cast::<PyArray1<E>>()?.try_readwrite()?)
+}
+
+/// Calls `$function::<E>` for the kind of numbers that `$array` holds.
+macro_rules! by_kind {
+    ($array:expr, $function:ident($($arg:expr),* $(,)?)) => {
+        if $array.cast::<PyArray1<f32>>().is_ok() {
+            $function::<f32>($($arg),*)
+        } else {
+            $function::<u16>($($arg),*)
+        }
+    };
 }
 
 #[pyfunction]
 #[allow(clippy::too_many_arguments)]
-fn rms_norm_back(
+fn add_norm(
     py: Python<'_>,
-    slope: In<'_>,
+    x: In<'_>,
+    branch: Option<Matrix<'_, '_>>,
+    gain: In<'_>,
+    eps: f32,
+    mut sum: Out<'_>,
+    y: Matrix<'_, '_>,
+    mut scale: Out<'_>,
+    threads: usize,
+) -> PyResult<()> {
+    #[allow(clippy::too_many_arguments)]
+    fn of<E: Element + kernels::Number>(
+        py: Python<'_>,
+        x: &[f32],
+        branch: Option<Matrix<'_, '_>>,
+        gain: &[f32],
+        eps: f32,
+        sum: &mut [f32],
+        y: Matrix<'_, '_>,
+        scale: &mut [f32],
+        threads: usize,
+    ) -> PyResult<()> {
+        let branch = branch.map(|branch| numbers::<E>(branch)).transpose()?;
+        let branch = branch
+            .as_ref()
+            .map(|branch| branch.as_slice())
+            .transpose()?;
+        let mut y = room::<E>(y)?;
+        let y = y.as_slice_mut()?;
+        py.detach(|| kernels::add_norm(x, branch, gain, eps, sum, y, scale, threads));
+        Ok(())
+    }
+    let (x, gain) = (x.as_slice()?, gain.as_slice()?);
+    let (sum, scale) = (sum.as_slice_mut()?, scale.as_slice_mut()?);
+    by_kind!(y, of(py, x, branch, gain, eps, sum, y, scale, threads))
+}
+
+#[pyfunction]
+#[allow(clippy::too_many_arguments)]
+fn norm_back(
+    py: Python<'_>,
+    slope: Matrix<'_, '_>,
     x: In<'_>,
     gain: In<'_>,
     scale: In<'_>,
     mut x_slope: Out<'_>,
+    copy: Option<Matrix<'_, '_>>,
     mut gain_slope: Out<'_>,
     threads: usize,
 ) -> PyResult<()> {
-    let (slope, x) = (slope.as_slice()?, x.as_slice()?);
-    let (gain, scale) = (gain.as_slice()?, scale.as_slice()?);
+    #[allow(clippy::too_many_arguments)]
+    fn of<E: Element + kernels::Number>(
+        py: Python<'_>,
+        slope: Matrix<'_, '_>,
+        x: &[f32],
+        gain: &[f32],
+        scale: &[f32],
+        x_slope: &mut [f32],
+        copy: Option<Matrix<'_, '_>>,
+        gain_slope: &mut [f32],
+        threads: usize,
+    ) -> PyResult<()> {
+        let slope = numbers::<E>(slope)?;
+        let slope = slope.as_slice()?;
+        let mut copy = copy.map(|copy| room::<E>(copy)).transpose()?;
+        let copy = match &mut copy {
+            Some(copy) => copy.as_slice_mut()?,
+            None => &mut [],
+        };
+        py.detach(|| {
+            kernels::norm_back(slope, x, gain, scale, x_slope, copy, gain_slope, threads);
+        });
+        Ok(())
+    }
+    let (x, gain, scale) = (x.as_slice()?, gain.as_slice()?, scale.as_slice()?);
     let (x_slope, gain_slope) = (x_slope.as_slice_mut()?, gain_slope.as_slice_mut()?);
-    py.detach(|| kernels::rms_norm_back(slope, x, gain, scale, x_slope, gain_slope, threads));
-    Ok(())
+    by_kind!(
+        slope,
+        of(
+            py, slope, x, gain, scale, x_slope, copy, gain_slope, threads
+        )
+    )
 }
 
-/// What [`kernels::Heads`] says, with arrays that Python holds.
+/// What [`kernels::Attention`] says, with arrays that Python holds.
 #[derive(FromPyObject)]
-struct Heads<'py> {
+struct AttentionSpec<'py> {
     length: usize,
     queries: usize,
     keys: usize,
@@ -963,15 +1037,16 @@ struct Heads<'py> {
     gains: Option<(In<'py>, In<'py>)>,
     eps: f32,
     rotation: Option<(In<'py>, In<'py>)>,
+    scale: f32,
 }
 
-impl Heads<'_> {
-    fn borrowed(&self) -> PyResult<kernels::Heads<'_>> {
+impl AttentionSpec<'_> {
+    fn borrowed(&self) -> PyResult<kernels::Attention<'_>> {
         fn slices<'a>(pair: Option<&'a (In<'_>, In<'_>)>) -> PyResult<Option<Pair<'a>>> {
             pair.map(|(a, b)| Ok((a.as_slice()?, b.as_slice()?)))
                 .transpose()
         }
-        Ok(kernels::Heads {
+        Ok(kernels::Attention {
             length: self.length,
             queries: self.queries,
             keys: self.keys,
@@ -979,107 +1054,236 @@ impl Heads<'_> {
             gains: slices(self.gains.as_ref())?,
             eps: self.eps,
             rotation: slices(self.rotation.as_ref())?,
+            scale: self.scale,
         })
     }
 }
 
-type Pair<'a> = (&'a [f32], &'a [f32]);
-
 #[pyfunction]
-#[allow(clippy::too_many_arguments)]
-fn part_heads(
+fn attention(
     py: Python<'_>,
-    heads: Heads<'_>,
-    x: In<'_>,
-    mut q: Out<'_>,
-    mut k: Out<'_>,
-    mut v: Out<'_>,
-    mut scale: Out<'_>,
+    spec: AttentionSpec<'_>,
+    qkv: Matrix<'_, '_>,
+    y: Matrix<'_, '_>,
+    mut log_sums: Out<'_>,
     threads: usize,
 ) -> PyResult<()> {
-    let (heads, x) = (heads.borrowed()?, x.as_slice()?);
-    let (q, k, v) = (q.as_slice_mut()?, k.as_slice_mut()?, v.as_slice_mut()?);
-    let scale = scale.as_slice_mut()?;
-    py.detach(|| kernels::part_heads(&heads, x, q, k, v, scale, threads));
-    Ok(())
+    fn of<E: Element + kernels::Number>(
+        py: Python<'_>,
+        spec: &kernels::Attention<'_>,
+        qkv: Matrix<'_, '_>,
+        y: Matrix<'_, '_>,
+        log_sums: &mut [f32],
+        threads: usize,
+    ) -> PyResult<()> {
+        let (qkv, mut y) = (numbers::<E>(qkv)?, room::<E>(y)?);
+        let (qkv, y) = (qkv.as_slice()?, y.as_slice_mut()?);
+        py.detach(|| kernels::attention(spec, qkv, y, log_sums, threads));
+        Ok(())
+    }
+    let (spec, log_sums) = (spec.borrowed()?, log_sums.as_slice_mut()?);
+    by_kind!(qkv, of(py, &spec, qkv, y, log_sums, threads))
 }
 
 #[pyfunction]
 #[allow(clippy::too_many_arguments)]
-fn part_heads_back(
+fn attention_back(
     py: Python<'_>,
-    heads: Heads<'_>,
-    slopes: (In<'_>, In<'_>, In<'_>),
-    x: In<'_>,
-    scale: In<'_>,
-    mut x_slope: Out<'_>,
+    spec: AttentionSpec<'_>,
+    slope: Matrix<'_, '_>,
+    qkv: Matrix<'_, '_>,
+    log_sums: In<'_>,
+    qkv_slope: Matrix<'_, '_>,
     mut gain_slopes: Out<'_>,
     threads: usize,
 ) -> PyResult<()> {
-    let (heads, x, scale) = (heads.borrowed()?, x.as_slice()?, scale.as_slice()?);
-    let slopes = (
-        slopes.0.as_slice()?,
-        slopes.1.as_slice()?,
-        slopes.2.as_slice()?,
-    );
-    let (x_slope, gain_slopes) = (x_slope.as_slice_mut()?, gain_slopes.as_slice_mut()?);
-    py.detach(|| {
-        kernels::part_heads_back(&heads, slopes, x, scale, x_slope, gain_slopes, threads);
-    });
-    Ok(())
+    #[allow(clippy::too_many_arguments)]
+    fn of<E: Element + kernels::Number>(
+        py: Python<'_>,
+        spec: &kernels::Attention<'_>,
+        slope: Matrix<'_, '_>,
+        qkv: Matrix<'_, '_>,
+        log_sums: &[f32],
+        out: Matrix<'_, '_>,
+        gain_slopes: &mut [f32],
+        threads: usize,
+    ) -> PyResult<()> {
+        let (slope, qkv, mut out) = (numbers::<E>(slope)?, numbers::<E>(qkv)?, room::<E>(out)?);
+        let (slope, qkv, out) = (slope.as_slice()?, qkv.as_slice()?, out.as_slice_mut()?);
+        py.detach(|| {
+            kernels::attention_back(spec, slope, qkv, log_sums, out, gain_slopes, threads);
+        });
+        Ok(())
+    }
+    let (spec, log_sums) = (spec.borrowed()?, log_sums.as_slice()?);
+    let gain_slopes = gain_slopes.as_slice_mut()?;
+    by_kind!(
+        qkv,
+        of(
+            py,
+            &spec,
+            slope,
+            qkv,
+            log_sums,
+            qkv_slope,
+            gain_slopes,
+            threads
+        )
+    )
+}
+
+/// The activation of a configuration's name.
+fn activation(name: &str) -> PyResult<kernels::Activation> {
+    match name {
+        "swiglu" => Ok(kernels::Activation::SwiGlu),
+        "squared_relu" => Ok(kernels::Activation::SquaredRelu),
+        _ => Err(UsageError::new_err(format!("no kernel for {name}"))),
+    }
 }
 
 #[pyfunction]
-fn swiglu(py: Python<'_>, x: In<'_>, width: usize, mut y: Out<'_>, threads: usize) -> PyResult<()> {
-    let (x, y) = (x.as_slice()?, y.as_slice_mut()?);
-    py.detach(|| kernels::swiglu(x, width, y, threads));
-    Ok(())
-}
-
-#[pyfunction]
-fn swiglu_back(
+fn activate(
     py: Python<'_>,
-    slope: In<'_>,
-    x: In<'_>,
+    kind: &str,
+    x: Matrix<'_, '_>,
     width: usize,
-    mut x_slope: Out<'_>,
+    y: Matrix<'_, '_>,
     threads: usize,
 ) -> PyResult<()> {
-    let (slope, x, x_slope) = (slope.as_slice()?, x.as_slice()?, x_slope.as_slice_mut()?);
-    py.detach(|| kernels::swiglu_back(slope, x, width, x_slope, threads));
-    Ok(())
+    fn of<E: Element + kernels::Number>(
+        py: Python<'_>,
+        kind: kernels::Activation,
+        x: Matrix<'_, '_>,
+        width: usize,
+        y: Matrix<'_, '_>,
+        threads: usize,
+    ) -> PyResult<()> {
+        let (x, mut y) = (numbers::<E>(x)?, room::<E>(y)?);
+        let (x, y) = (x.as_slice()?, y.as_slice_mut()?);
+        py.detach(|| kernels::activate(kind, x, width, y, threads));
+        Ok(())
+    }
+    let kind = activation(kind)?;
+    by_kind!(x, of(py, kind, x, width, y, threads))
 }
 
 #[pyfunction]
-fn squared_relu(py: Python<'_>, x: In<'_>, mut y: Out<'_>, threads: usize) -> PyResult<()> {
-    let (x, y) = (x.as_slice()?, y.as_slice_mut()?);
-    py.detach(|| kernels::squared_relu(x, y, threads));
-    Ok(())
-}
-
-#[pyfunction]
-fn squared_relu_back(
+fn activate_back(
     py: Python<'_>,
-    slope: In<'_>,
-    x: In<'_>,
-    mut x_slope: Out<'_>,
+    kind: &str,
+    slope: Matrix<'_, '_>,
+    width: usize,
+    x: Matrix<'_, '_>,
     threads: usize,
 ) -> PyResult<()> {
-    let (slope, x, x_slope) = (slope.as_slice()?, x.as_slice()?, x_slope.as_slice_mut()?);
-    py.detach(|| kernels::squared_relu_back(slope, x, x_slope, threads));
-    Ok(())
+    fn of<E: Element + kernels::Number>(
+        py: Python<'_>,
+        kind: kernels::Activation,
+        slope: Matrix<'_, '_>,
+        width: usize,
+        x: Matrix<'_, '_>,
+        threads: usize,
+    ) -> PyResult<()> {
+        let (slope, mut x) = (numbers::<E>(slope)?, room::<E>(x)?);
+        let (slope, x) = (slope.as_slice()?, x.as_slice_mut()?);
+        py.detach(|| kernels::activate_back(kind, slope, width, x, threads));
+        Ok(())
+    }
+    let kind = activation(kind)?;
+    by_kind!(x, of(py, kind, slope, width, x, threads))
+}
+
+#[pyfunction]
+fn cross_entropy(
+    py: Python<'_>,
+    logits: Matrix<'_, '_>,
+    targets: PyReadonlyArray1<'_, i64>,
+    softcap: Option<f32>,
+    factor: f32,
+    threads: usize,
+) -> PyResult<f64> {
+    fn of<E: Element + kernels::Number>(
+        py: Python<'_>,
+        logits: Matrix<'_, '_>,
+        targets: &[i64],
+        softcap: Option<f32>,
+        factor: f32,
+        threads: usize,
+    ) -> PyResult<f64> {
+        let mut logits = room::<E>(logits)?;
+        let logits = logits.as_slice_mut()?;
+        Ok(py.detach(|| kernels::cross_entropy(logits, targets, softcap, factor, threads)))
+    }
+    let targets = targets.as_slice()?;
+    by_kind!(logits, of(py, logits, targets, softcap, factor, threads))
+}
+
+#[pyfunction]
+fn muon_direction(
+    py: Python<'_>,
+    gradient: In<'_>,
+    mut momentum: Out<'_>,
+    share: f32,
+    direction: Matrix<'_, '_>,
+    threads: usize,
+) -> PyResult<()> {
+    fn of<E: Element + kernels::Number>(
+        py: Python<'_>,
+        gradient: &[f32],
+        momentum: &mut [f32],
+        share: f32,
+        direction: Matrix<'_, '_>,
+        threads: usize,
+    ) -> PyResult<()> {
+        let mut direction = room::<E>(direction)?;
+        let direction = direction.as_slice_mut()?;
+        py.detach(|| kernels::muon_direction(gradient, momentum, share, direction, threads));
+        Ok(())
+    }
+    let (gradient, momentum) = (gradient.as_slice()?, momentum.as_slice_mut()?);
+    by_kind!(
+        direction,
+        of(py, gradient, momentum, share, direction, threads)
+    )
+}
+
+#[pyfunction]
+fn muon_apply(
+    py: Python<'_>,
+    mut weights: Out<'_>,
+    update: Matrix<'_, '_>,
+    keep: f32,
+    rate: f32,
+    threads: usize,
+) -> PyResult<()> {
+    fn of<E: Element + kernels::Number>(
+        py: Python<'_>,
+        weights: &mut [f32],
+        update: Matrix<'_, '_>,
+        keep: f32,
+        rate: f32,
+        threads: usize,
+    ) -> PyResult<()> {
+        let update = numbers::<E>(update)?;
+        let update = update.as_slice()?;
+        py.detach(|| kernels::muon_apply(weights, update, keep, rate, threads));
+        Ok(())
+    }
+    let weights = weights.as_slice_mut()?;
+    by_kind!(update, of(py, weights, update, keep, rate, threads))
 }
 
 /// Adds the kernels to the module.
 fn add_kernels(module: &Bound<'_, PyModule>) -> PyResult<()> {
-    module.add_function(wrap_pyfunction!(rms_norm, module)?)?;
-    module.add_function(wrap_pyfunction!(rms_norm_back, module)?)?;
-    module.add_function(wrap_pyfunction!(part_heads, module)?)?;
-    module.add_function(wrap_pyfunction!(part_heads_back, module)?)?;
-    module.add_function(wrap_pyfunction!(swiglu, module)?)?;
-    module.add_function(wrap_pyfunction!(swiglu_back, module)?)?;
-    module.add_function(wrap_pyfunction!(squared_relu, module)?)?;
-    module.add_function(wrap_pyfunction!(squared_relu_back, module)?)
+    module.add_function(wrap_pyfunction!(add_norm, module)?)?;
+    module.add_function(wrap_pyfunction!(norm_back, module)?)?;
+    module.add_function(wrap_pyfunction!(attention, module)?)?;
+    module.add_function(wrap_pyfunction!(attention_back, module)?)?;
+    module.add_function(wrap_pyfunction!(activate, module)?)?;
+    module.add_function(wrap_pyfunction!(activate_back, module)?)?;
+    module.add_function(wrap_pyfunction!(cross_entropy, module)?)?;
+    module.add_function(wrap_pyfunction!(muon_direction, module)?)?;
+    module.add_function(wrap_pyfunction!(muon_apply, module)?)
 }
 
 /// The extension module `microgpt._core`.

@@ -215,45 +215,72 @@ def verify_dataset(folder: Path, *, progress: Progress | None) -> None:
 
 def unicode_version() -> str: ...
 
-# The kernels of `model/cpu_kernels.py`, whose docstrings say what they compute. All arrays are flat
-# and contiguous float32; those named last are written. A `_back` takes the loss' derivative by the
-# output, and gives those by the inputs.
+# The kernels of a training step on the CPU: flat, contiguous arrays, those named last are written
+# or added to. `_Matrix` is float32, or uint16 that are the bits of bfloat16, one kind in a call. A
+# `_back` takes the loss' derivative by the output, and gives those by the inputs. `rust/kernels`
+# has the shapes.
 
 _Array = NDArray[np.float32]
+_Matrix = NDArray[np.float32] | NDArray[np.uint16]
 
-def rms_norm(
-    x: _Array, gain: _Array, eps: float, y: _Array, scale: _Array, threads: int
-) -> None: ...
-def rms_norm_back(
-    slope: _Array,
+def add_norm(
+    x: _Array,
+    branch: _Matrix | None,
+    gain: _Array,
+    eps: float,
+    sum: _Array,
+    y: _Matrix,
+    scale: _Array,
+    threads: int,
+) -> None:
+    """RMSNorm of x + branch, which goes to `sum`; without a branch that of `x`."""
+
+def norm_back(
+    slope: _Matrix,
     x: _Array,
     gain: _Array,
     scale: _Array,
     x_slope: _Array,
+    copy: _Matrix | None,
     gain_slope: _Array,
     threads: int,
-) -> None: ...
+) -> None:
+    """Adds to `x_slope`, then copies it to `copy`; adds to `gain_slope`."""
 
-# `heads` has the attributes of `model.cpu_kernels._Heads`.
-def part_heads(
-    heads: Any,
-    x: _Array,
-    q: _Array,
-    k: _Array,
-    v: _Array,
-    scale: _Array,
-    threads: int,
-) -> None: ...
-def part_heads_back(
-    heads: Any,
-    slopes: tuple[_Array, _Array, _Array],
-    x: _Array,
-    scale: _Array,
-    x_slope: _Array,
+# `spec` has the attributes of `model.fused._Heads`.
+def attention(spec: Any, qkv: _Matrix, y: _Matrix, log_sums: _Array, threads: int) -> None:
+    """Causal attention with QK-norm and rotation."""
+
+def attention_back(
+    spec: Any,
+    slope: _Matrix,
+    qkv: _Matrix,
+    log_sums: _Array,
+    qkv_slope: _Matrix,
     gain_slopes: _Array,
     threads: int,
-) -> None: ...
-def swiglu(x: _Array, width: int, y: _Array, threads: int) -> None: ...
-def swiglu_back(slope: _Array, x: _Array, width: int, x_slope: _Array, threads: int) -> None: ...
-def squared_relu(x: _Array, y: _Array, threads: int) -> None: ...
-def squared_relu_back(slope: _Array, x: _Array, x_slope: _Array, threads: int) -> None: ...
+) -> None:
+    """Writes `qkv_slope`, adds to `gain_slopes` (queries', then keys')."""
+
+def activate(kind: str, x: _Matrix, width: int, y: _Matrix, threads: int) -> None:
+    """SwiGLU or squared ReLU, `width` outputs a row."""
+
+def activate_back(kind: str, slope: _Matrix, width: int, x: _Matrix, threads: int) -> None:
+    """Puts the derivative by `x` in its place."""
+
+def cross_entropy(
+    logits: _Matrix,
+    targets: NDArray[np.int64],
+    softcap: float | None,
+    factor: float,
+    threads: int,
+) -> float:
+    """The summed loss; `factor` times its derivative takes the place of the logits."""
+
+def muon_direction(
+    gradient: _Array, momentum: _Array, share: float, direction: _Matrix, threads: int
+) -> None:
+    """Blends the gradient into the momentum; Nesterov's, over its norm, goes to `direction`."""
+
+def muon_apply(weights: _Array, update: _Matrix, keep: float, rate: float, threads: int) -> None:
+    """weights x keep - rate x update."""

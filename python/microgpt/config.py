@@ -252,6 +252,9 @@ class TrainingConfig:
     compile: bool = False
     threads: int | None = None
     """Threads of one CPU process; None: chosen."""
+    adapt_threads: bool = False
+    """Whether the number of threads may change when steps become slow; set where it was chosen.
+    Another number rounds differently."""
     keep_checkpoints: int = 2
     """So many of the newest checkpoints stay, and always the best."""
     spike_nats: float | None = 1.0

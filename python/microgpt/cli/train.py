@@ -327,7 +327,9 @@ def _planned(
     )
     memory = idle_memory_bytes(Compute.of(device, dtype)) + plan.memory_bytes(config)
     threads, seconds = measured_threads(config)
-    config = replace(config, training=replace(config.training, threads=threads))
+    adapts = kind == "cpu" and config.training.threads is None
+    training = replace(config.training, threads=threads, adapt_threads=adapts)
+    config = replace(config, training=training)
     config = plan.plan_budget(config, facts, machine, seconds)
     return config, [
         *plan.describe(config, facts, seconds, memory),

@@ -11,7 +11,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from microgpt.config import ModelConfig
-from microgpt.model import cpu_kernels
 from microgpt.model.kv_cache import KVCache
 from microgpt.model.norm import RMSNorm
 from microgpt.model.position import rotate
@@ -56,14 +55,10 @@ class Attention(nn.Module):
 
     def _heads(self, qkv: Tensor, rope: Rope | None) -> tuple[Tensor, Tensor, Tensor]:
         """Returns q (B, H, T, D), k and v (B, K, T, D), normalised and rotated where asked."""
-        if (self.qk_norm or rope is not None) and cpu_kernels.usable(qkv):
-            gains = self._gains() if self.qk_norm else None
-            heads = (self.n_head, self.n_kv)
-            return cpu_kernels.part_heads(qkv, heads, gains, self.eps, rope)
         qkv = qkv.unflatten(-1, (-1, self.width))
         qk, v = qkv.split((self.n_head + self.n_kv, self.n_kv), 2)  # (B, T, H + K, D), (B, T, K, D)
         if self.qk_norm:
-            q_gain, k_gain = self._gains()
+            q_gain, k_gain = self.gains()
             gains = torch.cat((q_gain.expand(self.n_head, -1), k_gain.expand(self.n_kv, -1)))
             qk = F.rms_norm(qk, (self.width,), None, self.eps) * gains
         if rope is not None:
@@ -71,7 +66,7 @@ class Attention(nn.Module):
         q, k = qk.split((self.n_head, self.n_kv), 2)
         return q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)
 
-    def _gains(self) -> tuple[Tensor, Tensor]:
+    def gains(self) -> tuple[Tensor, Tensor]:
         """Returns the gains of normalised queries and of keys, (D,) each."""
         q, k = self.q_norm.weight, self.k_norm.weight
         assert q is not None

@@ -6,7 +6,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from microgpt.config import ModelConfig
-from microgpt.model import cpu_kernels
 
 
 class SwiGLU(nn.Module):
@@ -20,10 +19,7 @@ class SwiGLU(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Returns (..., C) for `x` (..., C)."""
-        x = self.gate_up(x)
-        if cpu_kernels.usable(x):
-            return self.down(cpu_kernels.swiglu(x))
-        gate, up = x.chunk(2, -1)
+        gate, up = self.gate_up(x).chunk(2, -1)
         return self.down(F.silu(gate) * up)
 
 
@@ -39,15 +35,14 @@ class MLP(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Returns (..., C) for `x` (..., C)."""
-        x = self.up(x)
-        return self.down(self._activated(x))
+        return self.down(self._activated(self.up(x)))
 
     def _activated(self, x: Tensor) -> Tensor:
         if self.kind == "gelu":
             return F.gelu(x)
         if self.kind == "relu":
             return F.relu(x)
-        return cpu_kernels.squared_relu(x) if cpu_kernels.usable(x) else F.relu(x).square()
+        return F.relu(x).square()
 
 
 def make_feed_forward(config: ModelConfig) -> nn.Module:

@@ -7,7 +7,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from microgpt.config import ModelConfig
-from microgpt.model import cpu_kernels
 
 
 class RMSNorm(nn.Module):
@@ -21,8 +20,6 @@ class RMSNorm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Returns `x` normalised, in its own shape (..., width)."""
-        if cpu_kernels.usable(x):
-            return cpu_kernels.rms_norm(x, self.weight, self.eps)
         return F.rms_norm(x, (self.width,), self.weight, self.eps)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -70,7 +71,9 @@ def evaluate(
     count = 0
     was_training = model.training
     model.eval()
-    with torch.inference_mode(), compute.autocast():
+    # On a CPU low precision is for training's speed alone.
+    precision = nullcontext() if compute.device.type == "cpu" else compute.autocast()
+    with torch.inference_mode(), precision:
         batches = _batches(split, context, stride or context, rows, max_tokens, lines)
         for number, (inputs, targets) in enumerate(batches):
             count += int((targets != IGNORED).sum())

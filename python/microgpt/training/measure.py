@@ -16,13 +16,12 @@ import torch
 from microgpt.config import ModelConfig, RunConfig, TrainingConfig
 from microgpt.device import Compute, cores
 from microgpt.training.optimizer import Optimizer
+from microgpt.training.threads import ADVANTAGE
 from microgpt.training.trainer import Stepper, initialized_model
 
 STEPS = 5
 MAX_SECONDS = 3.0
 """For each number of threads; one step is taken in any case."""
-ADVANTAGE = 0.9
-"""More threads are taken when a step takes less than this share of what it takes with fewer."""
 
 
 def measured_threads(config: RunConfig) -> tuple[int, float]:

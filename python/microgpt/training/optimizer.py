@@ -4,7 +4,8 @@ Muon (Jordan et al. 2024) replaces each matrix' momentum by the nearest orthogon
 all its directions move alike. Five Newton-Schulz steps approximate that factor, and only matrix
 products are needed. Queries, keys and values share a tensor, as do the gate and the up-projection
 of SwiGLU; each is orthogonalised by itself, as if it had its own tensor. Matrices of equal shape
-(tall ones lying down) form a stack, so a step costs a few products whatever the number of layers.
+form a stack, so a step costs a few products whatever the number of layers. On the CPU the Rust core
+takes the passes over gradients and weights.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from microgpt.config import OptimizerConfig
 from microgpt.device import has_fast_bfloat16
 from microgpt.errors import CheckpointError
 from microgpt.model.gpt import GPT, Matrix
+from microgpt.model.kernels import core, flat
 from microgpt.training.ranks import ALONE, Ranks
 
 MOMENTUM_START = 0.85
@@ -130,21 +132,21 @@ class Optimizer:
 
 
 class _Part:
-    """One logical matrix: some rows of a parameter, lying down (no more rows than columns)."""
+    """One logical matrix: some rows of a parameter."""
 
     def __init__(self, name: str, parameter: Tensor, rows: slice) -> None:
         self.parameter, self.rows = parameter, rows
         self.key = f"muon.{name}"
         """The momentum's name in checkpoints."""
-        height, width = parameter[rows].shape
-        self.tall = height > width
-        self.weight = self.lying(parameter.detach())
+        self.weight = parameter.detach()[rows]
+        height, width = self.weight.shape
         self.scale = max(1.0, height / width) ** 0.5
 
-    def lying(self, tensor: Tensor) -> Tensor:
-        """The part of `tensor`, which is laid out as the parameter."""
-        part = tensor[self.rows]
-        return part.mT if self.tall else part
+    def gradient(self) -> Tensor:
+        """The part's rows of the gradient."""
+        gradient = self.parameter.grad
+        assert gradient is not None
+        return gradient[self.rows]
 
 
 def _by_shape(matrices: Iterable[Matrix]) -> list[list[_Part]]:
@@ -163,22 +165,35 @@ class _Stack:
 
     def __init__(self, parts: list[_Part]) -> None:
         self.parts = parts
-        self.weights = [part.weight for part in parts]
-        self.momentum = torch.zeros_like(torch.stack(self.weights))
-        scales = torch.tensor([part.scale for part in parts])
-        self.scales = scales.to(self.momentum)[:, None, None]
+        self.momentum = torch.zeros_like(torch.stack([part.weight for part in parts]))
         fast = has_fast_bfloat16(self.momentum.device)
-        self.dtype = torch.bfloat16 if fast else torch.float32
+        self.direction = torch.empty_like(
+            self.momentum, dtype=torch.bfloat16 if fast else torch.float32
+        )
 
     @torch.no_grad()
     def step(self, rate: float, momentum: float, decay: float) -> None:
         """Moves each matrix by `rate` against its orthogonalised Nesterov momentum."""
-        gradients = torch.stack([part.lying(_gradient(part.parameter)) for part in self.parts])
+        if core is None or self.momentum.device.type != "cpu":
+            self._plain_step(rate, momentum, decay)
+            return
+        threads = torch.get_num_threads()
+        for i, part in enumerate(self.parts):
+            arrays = flat(part.gradient()), flat(self.momentum[i])
+            core.muon_direction(*arrays, momentum, flat(self.direction[i]), threads)
+        update = _newton_schulz(self.direction)
+        for i, part in enumerate(self.parts):
+            moved = flat(part.weight), flat(update[i])
+            core.muon_apply(*moved, 1 - rate * decay, rate * part.scale, threads)
+
+    def _plain_step(self, rate: float, momentum: float, decay: float) -> None:
+        """`step` for any device; the oracle of the Rust kernels."""
+        gradients = torch.stack([part.gradient() for part in self.parts])
         self.momentum.lerp_(gradients, 1 - momentum)
-        direction = gradients.lerp_(self.momentum, momentum).to(self.dtype)
-        update = orthogonalized(direction).to(self.momentum.dtype) * (rate * self.scales)
-        for weight, change in zip(self.weights, update, strict=True):
-            weight.mul_(1 - rate * decay).sub_(change)
+        ahead = gradients.lerp_(self.momentum, momentum)
+        update = orthogonalized(ahead.to(self.direction.dtype)).to(self.momentum.dtype)
+        for part, change in zip(self.parts, update, strict=True):
+            part.weight.mul_(1 - rate * decay).sub_(change, alpha=rate * part.scale)
 
     def state(self) -> Iterable[tuple[str, Tensor]]:
         """Each matrix' momentum, under its name."""
@@ -186,20 +201,20 @@ class _Stack:
             yield part.key, momentum
 
 
-def _gradient(parameter: Tensor) -> Tensor:
-    gradient = parameter.grad
-    assert gradient is not None
-    return gradient
-
-
 def orthogonalized(matrices: Tensor, steps: int = 5) -> Tensor:
-    """Returns about U V^T for each matrix U S V^T of a stack (n, rows, columns), rows <= columns.
+    """Returns about U V^T for each matrix U S V^T of a stack (n, rows, columns).
 
     Singular values end between about 0.7 and 1.2, which bfloat16 is precise enough for.
     """
+    return _newton_schulz(matrices / (matrices.norm(dim=(-2, -1), keepdim=True) + 1e-7), steps)
+
+
+def _newton_schulz(x: Tensor, steps: int = 5) -> Tensor:
+    """`orthogonalized` for matrices whose norms are at most 1."""
     a, b, c = _QUINTIC
-    x = matrices / (matrices.norm(dim=(-2, -1), keepdim=True) + 1e-7)
+    tall = x.size(-2) > x.size(-1)
     for _ in range(steps):
-        gram = x @ x.mT
-        x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
+        gram = x.mT @ x if tall else x @ x.mT
+        inner = torch.baddbmm(gram, gram, gram, beta=b, alpha=c)
+        x = torch.baddbmm(x, x, inner, beta=a) if tall else torch.baddbmm(x, inner, x, beta=a)
     return x

@@ -23,6 +23,7 @@ from microgpt.config import RunConfig
 from microgpt.data.loader import IGNORED, LineRules, Loader
 from microgpt.data.shards import Dataset
 from microgpt.device import Compute
+from microgpt.model.fused import FusedPass, fits
 from microgpt.model.gpt import GPT
 from microgpt.run_folder import RunFolder
 from microgpt.training import checkpoint, schedule
@@ -35,6 +36,7 @@ from microgpt.training.interrupt import Interrupt
 from microgpt.training.optimizer import Optimizer
 from microgpt.training.ranks import ALONE, Ranks
 from microgpt.training.recovery import WentWrong
+from microgpt.training.threads import ThreadWatch
 
 ALL = slice(None)
 MAX_ROWS = 10_000
@@ -121,6 +123,9 @@ class Trainer:
         self.optimizer = Optimizer(self.model, config.optimizer, ranks)
         self.average = self._new_average()
         self.stepper = Stepper(self.model, config, self.compute)
+        many = settings.threads or 1
+        adapts = settings.adapt_threads and many > 1 and ranks.world == 1
+        self.threads = ThreadWatch(many) if adapts else None
         self.loader = Loader(
             dataset.train, config.model.context, settings.batch_rows, config.data.seed, lines
         )
@@ -164,6 +169,7 @@ class Trainer:
         if due and self._evaluate(row):
             self._last = row
         self._note(row)
+        self._adapt_threads(row)
         if due:
             self._sample()
         stop = self.ranks.any(interrupt.requested)
@@ -355,6 +361,12 @@ class Trainer:
         self._write("a sample", lambda: self.run.append_sample(self.position.step, text))
         self.watcher.sample(self.position.step, text)
 
+    def _adapt_threads(self, row: Mapping[str, Any]) -> None:
+        threads = self.threads.after(row["step_seconds"]) if self.threads else None
+        if threads is not None:
+            torch.set_num_threads(threads)
+            _log.info("step %d: going on with %d threads", row["step"], threads)
+
     def _is_stale(self) -> bool:
         return time.monotonic() - self._saved_at > 60 * self.config.training.checkpoint_minutes
 
@@ -378,8 +390,12 @@ class Stepper:
         self.has_noise = config.model.dropout > 0
         self.micro_batch_rows = settings.micro_batch_rows or settings.batch_rows or 1
         self.forward: Callable[..., Tensor] = model
+        self.fused: FusedPass | None = None
         if settings.compile:
             self._compile(model, config.model.context)
+        elif fits(config.model, self.compute.device) and not model.recompute_activations:
+            dtype = torch.bfloat16 if compute.bfloat16 else torch.float32
+            self.fused = FusedPass(model, dtype)
 
     def _compile(self, model: GPT, context: int) -> None:
         """Compiles by a step on nothing, whose gradients are dropped; leaves it where that fails,
@@ -407,6 +423,9 @@ class Stepper:
         for first in range(0, len(inputs), self.micro_batch_rows):
             rows = slice(first, first + self.micro_batch_rows)
             ids, goals = self.compute.tensor(inputs[rows]), self.compute.tensor(targets[rows])
+            if self.fused is not None:
+                losses.append(torch.tensor(self.fused.gradients(ids, goals, 1 / count)))
+                continue
             with self.compute.autocast():
                 loss = self.forward(ids, goals, reduction="sum") / count
             loss.backward()

@@ -86,13 +86,30 @@ def test_muon_moves_each_projection_by_its_own_polar_factor(monkeypatch):
             rows = slice(start, start + height)
             g = gradients[matrix.name][rows]
             # The first step's momentum is a multiple of the gradient, and the factor has no scale.
-            tall = height > g.shape[1]
-            factor = orthogonalized((g.mT if tall else g)[None])[0]
-            factor = factor.mT if tall else factor
+            factor = orthogonalized(g[None])[0]
             scale = max(1.0, height / g.shape[1]) ** 0.5
             moved = before[matrix.name][rows] - after[matrix.name][rows]
             torch.testing.assert_close(moved, 0.1 * scale * factor, rtol=1e-3, atol=1e-5)
             start += height
+
+
+@pytest.mark.parametrize("fast", [False, True])
+def test_muons_rust_passes_do_what_plain_torch_does(monkeypatch, fast):
+    pytest.importorskip("microgpt._core", reason="the Rust core is not built")
+    monkeypatch.setattr(module, "has_fast_bfloat16", lambda device: fast)
+    results = []
+    for core in (module.core, None):
+        monkeypatch.setattr(module, "core", core)
+        model = small()
+        optimizer = Optimizer(model, OptimizerConfig())
+        for step in range(1, 4):
+            for p, g in zip(model.parameters(), small(step).parameters(), strict=True):
+                p.grad = g.detach().clone()
+            optimizer.step(step, 0.5)
+        results.append([*(p.detach() for p in model.parameters()), *optimizer.state().values()])
+    for rust, plain in zip(*results, strict=True):
+        error = 1e-3 if fast else 1e-6
+        torch.testing.assert_close(rust, plain, rtol=1e-2 if fast else 1e-5, atol=error)
 
 
 def test_embedding_head_and_gains_are_adamws_under_muon():

@@ -1,0 +1,226 @@
+//! The parts of a transformer's training step on the CPU that are no matrix products, forward and
+//! backward: norms with the residual sum, causal attention with QK-norm and rotation, activations,
+//! cross-entropy, the optimizers' passes over the weights.
+//!
+//! An eager tensor library takes six to sixteen passes over memory for each of these, and at the
+//! widths of a small GPT they cost more than its matrix products. Tensors are flat, row-major
+//! slices; rows are divided over scoped threads where there are enough of them. What matrix products
+//! read and write is of a [`Number`] type, float32 or bfloat16; all else, and all arithmetic, is
+//! float32. The formulas are those of `python/microgpt/model`, whose plain versions are the oracle
+//! of the tests.
+
+mod activation;
+mod attention;
+mod loss;
+mod norm;
+mod tile;
+mod update;
+
+pub use activation::{Activation, activate, activate_back};
+pub use attention::{Attention, attention, attention_back};
+pub use loss::cross_entropy;
+pub use norm::{add_norm, norm_back};
+pub use update::{muon_apply, muon_direction};
+
+use std::ops::Range;
+
+/// Numbers that a thread must have before it is worth its start.
+const NUMBERS_PER_THREAD: usize = 1 << 17;
+/// Numbers worked on side by side, so that the compiler may use vector registers.
+const LANES: usize = 16;
+
+/// What a matrix product takes and gives: `f32`, or `u16` as the bits of a bfloat16.
+pub trait Number: Copy + Default + Send + Sync {
+    /// Its value.
+    fn get(self) -> f32;
+    /// The nearest number to `x`, ties to even.
+    fn of(x: f32) -> Self;
+}
+
+impl Number for f32 {
+    #[inline(always)]
+    fn get(self) -> f32 {
+        self
+    }
+
+    #[inline(always)]
+    fn of(x: f32) -> Self {
+        x
+    }
+}
+
+impl Number for u16 {
+    #[inline(always)]
+    fn get(self) -> f32 {
+        f32::from_bits(u32::from(self) << 16)
+    }
+
+    #[inline(always)]
+    fn of(x: f32) -> Self {
+        let bits = x.to_bits();
+        let rounded = bits.wrapping_add(0x7fff + ((bits >> 16) & 1)) >> 16;
+        // Rounding would carry some NaNs over into finite numbers.
+        (if x.is_nan() { 0x7fc0 } else { rounded }) as u16
+    }
+}
+
+/// Compiles a function for AVX-512, for AVX2, and for what every processor of the target has, and
+/// calls the best one that this processor runs. `V` is that processor's vector.
+macro_rules! for_each_processor {
+    ($(#[$doc:meta])*
+     fn $name:ident<$vector:ident, $number:ident>($($arg:ident: $kind:ty),* $(,)?) $body:block) => {
+        $(#[$doc])*
+        #[allow(clippy::too_many_arguments)]
+        fn $name<$number: $crate::kernels::Number>($($arg: $kind),*) {
+            #[inline(always)]
+            #[allow(clippy::too_many_arguments, clippy::extra_unused_type_parameters)]
+            fn plain<$vector: $crate::kernels::tile::Vector, $number: $crate::kernels::Number>($($arg: $kind),*) $body
+            #[cfg(target_arch = "x86_64")]
+            {
+                #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma")]
+                #[allow(clippy::too_many_arguments)]
+                fn avx512<$number: $crate::kernels::Number>($($arg: $kind),*) {
+                    plain::<$crate::kernels::tile::Avx512, $number>($($arg),*);
+                }
+                #[target_feature(enable = "avx2,fma")]
+                #[allow(clippy::too_many_arguments)]
+                fn avx2<$number: $crate::kernels::Number>($($arg: $kind),*) {
+                    plain::<$crate::kernels::tile::Avx2, $number>($($arg),*);
+                }
+                if $crate::kernels::has_avx512() {
+                    // SAFETY: the processor has just been found to have these features.
+                    return unsafe { avx512::<$number>($($arg),*) };
+                }
+                if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") {
+                    // SAFETY: the processor has just been found to have both features.
+                    return unsafe { avx2::<$number>($($arg),*) };
+                }
+            }
+            plain::<$crate::kernels::tile::Plain, $number>($($arg),*);
+        }
+    };
+}
+use for_each_processor;
+
+#[cfg(target_arch = "x86_64")]
+fn has_avx512() -> bool {
+    is_x86_feature_detected!("avx512f")
+        && is_x86_feature_detected!("avx512bw")
+        && is_x86_feature_detected!("avx512dq")
+        && is_x86_feature_detected!("avx512vl")
+        && is_x86_feature_detected!("fma")
+}
+
+/// Rows divided into at most `threads` ranges of near-equal length, each worth a thread.
+fn parts(rows: usize, width: usize, threads: usize) -> Vec<Range<usize>> {
+    let worth = (rows * width / NUMBERS_PER_THREAD).clamp(1, threads.max(1));
+    let each = rows.div_ceil(worth).max(1);
+    (0..rows)
+        .step_by(each)
+        .map(|start| start..rows.min(start + each))
+        .collect()
+}
+
+/// The first `count` numbers of `rest`, which keeps the others.
+fn take<'a, E>(rest: &mut &'a mut [E], count: usize) -> &'a mut [E] {
+    let (head, tail) = std::mem::take(rest).split_at_mut(count);
+    *rest = tail;
+    head
+}
+
+/// Runs all jobs at once: the last on this thread, the others each on one of its own.
+fn run_all<F: FnOnce() + Send>(mut jobs: Vec<F>) {
+    let Some(last) = jobs.pop() else { return };
+    if jobs.is_empty() {
+        return last();
+    }
+    std::thread::scope(|scope| {
+        for job in jobs {
+            scope.spawn(job);
+        }
+        last();
+    });
+}
+
+/// Adds the rows of `partial` to `total`, always in the same order.
+fn add_up(partial: &[f32], total: &mut [f32]) {
+    for row in partial.chunks_exact(total.len()) {
+        for (total, part) in total.iter_mut().zip(row) {
+            *total += part;
+        }
+    }
+}
+
+/// The sum of `term(0)` to `term(width - 1)`.
+#[inline(always)]
+fn sum_of(width: usize, term: impl Fn(usize) -> f32) -> f32 {
+    let mut sums = [0.0_f32; LANES];
+    let whole = width - width % LANES;
+    for start in (0..whole).step_by(LANES) {
+        for (lane, sum) in sums.iter_mut().enumerate() {
+            *sum += term(start + lane);
+        }
+    }
+    let rest: f32 = (whole..width).map(term).sum();
+    folded(sums, |a, b| a + b) + rest
+}
+
+/// `join` of all numbers, halves first: one after another would wait for each.
+#[inline(always)]
+fn folded(mut numbers: [f32; LANES], join: impl Fn(f32, f32) -> f32) -> f32 {
+    let mut half = LANES / 2;
+    while half > 0 {
+        for i in 0..half {
+            numbers[i] = join(numbers[i], numbers[i + half]);
+        }
+        half /= 2;
+    }
+    numbers[0]
+}
+
+/// The largest of `numbers`, at least `least`.
+#[inline(always)]
+fn largest(numbers: &[f32], least: f32) -> f32 {
+    let greater = |a: f32, b: f32| if b > a { b } else { a };
+    let (whole, rest) = numbers.as_chunks::<LANES>();
+    let mut found = [least; LANES];
+    for chunk in whole {
+        for (found, x) in found.iter_mut().zip(chunk) {
+            *found = greater(*found, *x);
+        }
+    }
+    rest.iter()
+        .fold(folded(found, greater), |a, b| greater(a, *b))
+}
+
+/// e^x within two units in the last place, for x clamped to -87..88; written to be vectorised.
+#[inline(always)]
+fn exp(x: f32) -> f32 {
+    const ROUND: f32 = 12_582_912.0; // 1.5 x 2^23: adding it leaves the integer in the low bits
+    let x = x.clamp(-87.0, 88.0);
+    let shifted = x * std::f32::consts::LOG2_E + ROUND;
+    let whole = shifted - ROUND;
+    let rest = (x - whole * 0.693_359_4) + whole * 2.121_944_4e-4;
+    let mut power = 1.987_569_1e-4_f32;
+    for coefficient in [
+        1.398_199_9e-3,
+        8.333_452e-3,
+        4.166_579_6e-2,
+        1.666_666_5e-1,
+        0.5,
+    ] {
+        power = power * rest + coefficient;
+    }
+    let power = power * rest * rest + rest + 1.0;
+    let exponent = shifted
+        .to_bits()
+        .wrapping_sub(ROUND.to_bits())
+        .wrapping_add(127)
+        << 23;
+    power * f32::from_bits(exponent)
+}
+
+#[inline(always)]
+fn sigmoid(x: f32) -> f32 {
+    1.0 / (1.0 + exp(-x))
+}
