@@ -86,12 +86,13 @@ def training_memory(
     averaged: bool = False,
     activation_bytes: int = 4,
     recompute_activations: bool = False,
+    fused: bool = False,
 ) -> MemoryEstimate:
     """Returns what a step on `rows` rows of `config.context` tokens holds.
 
     Weights and gradients are float32. AdamW keeps two numbers a weight, Muon one for each matrix
     in a block, and one more is kept where weights are `averaged`. `activation_bytes` is 2 under
-    bfloat16.
+    bfloat16. `fused` is for a pass without autograd, as on a CPU.
     """
     count = parameter_count(config)
     block_matrices = _matrix_parameters(config) - config.vocab_size * config.n_embd
@@ -100,9 +101,11 @@ def training_memory(
     block = _activations_per_token(config)
     stream = config.n_embd
     kept = config.n_layer * stream + block if recompute_activations else config.n_layer * block
+    if fused:
+        kept = config.n_layer * _fused_activations_per_token(config) + 8 * stream
     logits = min(tokens * config.vocab_size, CHUNK_LOGITS)
     # Logits, their log-softmax and their gradient live together at the turn of the pass.
-    activations = tokens * (kept + 2 * stream) * activation_bytes + 3 * logits * 4
+    activations = tokens * (kept + 2 * stream) * activation_bytes + (1 if fused else 3) * logits * 4
     return MemoryEstimate(4 * count, 4 * count, 4 * states, activations)
 
 
@@ -116,6 +119,13 @@ def _activations_per_token(config: ModelConfig) -> int:
     hidden_copies = {"swiglu": 4, "gelu": 2, "relu": 1, "squared_relu": 2}[config.feed_forward]
     dropout = 2 * width if config.dropout else 0
     return attention + 2 * width + hidden_copies * hidden + dropout
+
+
+def _fused_activations_per_token(config: ModelConfig) -> int:
+    """Returns the numbers that one block keeps of each token in `model.fused`."""
+    width, hidden, keys = config.n_embd, config.hidden_width, config.kv_heads * config.head_width
+    ups = 2 if config.feed_forward == "swiglu" else 1
+    return 6 * width + 2 * keys + (ups + 1) * hidden + config.n_head + 2
 
 
 def shape_for(parameters: int, vocab_size: int, config: ModelConfig | None = None) -> ModelConfig:

@@ -12,8 +12,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
+import torch
+
 from microgpt.config import ModelConfig, RunConfig, TrainingConfig, updated
 from microgpt.errors import DataError, UsageError
+from microgpt.model.fused import fits
 from microgpt.model.sizes import flops_per_token, parameter_count, shape_for, training_memory
 from microgpt.progress import count_text, duration_text, size_text
 from microgpt.training import schedule
@@ -290,6 +293,7 @@ def memory_bytes(config: RunConfig) -> int:
         optimizer=config.optimizer.name,
         averaged=config.optimizer.average_share is not None,
         activation_bytes=2 if training.dtype == "bfloat16" else 4,
+        fused=not training.compile and fits(config.model, torch.device(training.device)),
     ).total
 
 
