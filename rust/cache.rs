@@ -5,11 +5,12 @@
 //! line each: two keys (the piece and its length) side by side, so that one vector comparison asks for
 //! both, then four ids for each. A piece that finds its set full goes to the neighbouring line, which is
 //! asked only after a miss. An entry with more ids says where they are in a list (at most
-//! [`MAX_LISTED`], 8 MiB). Longer pieces, up to [`LONGEST`] bytes, live as records in an arena behind an open-addressed index. All begin
-//! small, grow with what they hold, and stop growing at [`MAX_SETS`] (8 MiB) and [`MAX_RECORDS`] (8 MiB
-//! of index, 32 MiB of records); a full table forgets old pieces, a full list or arena forgets all.
-//! A table that outgrows its first size takes in the vocabulary's tokens: text that goes on for so
-//! long will spell most of those that are short and frequent.
+//! [`MAX_LISTED`], 16 MiB). Longer pieces, up to [`LONGEST`] bytes, live as records in an arena behind an
+//! open-addressed index. All begin small, grow with what they hold, and stop growing at [`MAX_SETS`]
+//! (32 MiB) and [`MAX_RECORDS`] (8 MiB of index, 32 MiB of records); a full table forgets old pieces, a
+//! full list or arena forgets all. English and source code stay at [`SEEDED_SETS`] (8 MiB); scripts
+//! without spaces have more pieces. A table that outgrows its first size takes in the vocabulary's
+//! tokens: text that goes on for so long will spell most of those that are short and frequent.
 
 use crate::hash::{hash_bytes, hash_key};
 
@@ -21,11 +22,13 @@ const LONGEST: usize = 512;
 /// `u64` words in a set: two keys of two words, then the ids of each in two words.
 const SET_WORDS: usize = 8;
 const FIRST_SETS: usize = 1 << 12;
-const MAX_SETS: usize = 1 << 17;
+/// The size at which a table takes in seeds.
+const SEEDED_SETS: usize = 1 << 17;
+const MAX_SETS: usize = 1 << 19;
 /// The usual size of a large page.
 const HUGE_PAGE: usize = 2 << 20;
 /// Tokens of the vocabulary that a table takes in when it first grows: those of lowest id.
-const MAX_SEEDS: usize = MAX_SETS / 2;
+const MAX_SEEDS: usize = SEEDED_SETS / 2;
 
 const FIRST_RECORDS: usize = 1 << 12;
 const MAX_RECORDS: usize = 1 << 20;
@@ -38,7 +41,7 @@ const LISTED: usize = 7;
 /// A list is read this many ids at a time: a piece of [`INLINE`] bytes has fewer.
 pub(crate) const LISTED_IDS: usize = INLINE + 1;
 /// Ids in lists.
-const MAX_LISTED: usize = 2 << 20;
+const MAX_LISTED: usize = 4 << 20;
 
 /// Up to four ids, and how many; or, where that is more than four, what [`WordCache::listed`] reads.
 pub(crate) type Few = ([u32; 4], usize);
@@ -326,11 +329,11 @@ impl Sets {
         })
     }
 
-    /// A larger table: at once the largest, where there are seeds to take in.
+    /// A larger table.
     fn grow(&mut self, seeds: Option<&Self>) {
-        let seeds = seeds.filter(|_| self.len() == FIRST_SETS);
+        let seeds = seeds.filter(|_| self.len() < SEEDED_SETS);
         let sets = if seeds.is_some() {
-            MAX_SETS
+            SEEDED_SETS
         } else {
             self.len() * 4
         };
