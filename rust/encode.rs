@@ -8,13 +8,19 @@
 use crate::vocab::{MergeTable, NO_RANK};
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
+use std::ops::Range;
 
 /// The longest piece that merges on the stack: one bit of a `u64` each.
 pub(crate) const SHORT: usize = 64;
 
+/// Symbols on either side of an edge that are merged anew before the heap is asked.
+const REACH: usize = 32;
+
 /// Memory that merging long pieces uses again and again.
 #[derive(Debug, Default)]
 pub(crate) struct Scratch {
+    /// What stands around an edge.
+    middle: Vec<u32>,
     /// The part at each position, [`GONE`] where the position lies inside a part.
     symbols: Vec<u32>,
     /// First position of the next part, and of the one before.
@@ -41,6 +47,91 @@ pub(crate) fn merge(
         1 => symbols.push(piece[0].into()),
         2..=SHORT => merge_stacked(table, piece, symbols),
         _ => merge_long(table, piece, scratch, symbols),
+    }
+}
+
+/// Pieces of more than [`SHORT`] bytes.
+fn merge_long(table: &MergeTable, piece: &[u8], scratch: &mut Scratch, out: &mut Vec<u32>) {
+    let base = out.len();
+    if !(table.is_orderly() && merge_parts(table, piece, scratch, out)) {
+        out.truncate(base);
+        merge_by_heap(table, piece, scratch, out);
+    }
+}
+
+/// Merges part by part; false, with anything behind the old end of `out`, where an edge resists.
+fn merge_parts(
+    table: &MergeTable,
+    piece: &[u8],
+    scratch: &mut Scratch,
+    out: &mut Vec<u32>,
+) -> bool {
+    let base = out.len();
+    let mut middle = std::mem::take(&mut scratch.middle);
+    let mut edge = 0;
+    let fits = piece.chunks(SHORT).all(|part| {
+        let before = out.len();
+        merge(table, part, scratch, out);
+        let at = edge;
+        edge += part.len();
+        before == base || mend(table, piece, at, base..before, scratch, &mut middle, out)
+    });
+    scratch.middle = middle;
+    fits
+}
+
+/// Makes the symbols around the byte `at`, where those of `left` end and the others of `out` begin,
+/// what merging both sides together gives.
+fn mend(
+    table: &MergeTable,
+    piece: &[u8],
+    at: usize,
+    left: Range<usize>,
+    scratch: &mut Scratch,
+    middle: &mut Vec<u32>,
+    out: &mut Vec<u32>,
+) -> bool {
+    let bytes =
+        |symbols: &[u32]| -> usize { symbols.iter().map(|&symbol| table.length(symbol)).sum() };
+    // Whether the neighbours whose edge is at `edge` stay as they are.
+    let mut stay = |edge: usize, pair: [u32; 2], middle: &mut Vec<u32>| {
+        let [before, after] = pair.map(|symbol| table.length(symbol));
+        let (start, kept) = (edge - before, middle.len());
+        merge_any(table, &piece[start..edge + after], scratch, middle);
+        let stays = middle[kept..] == pair;
+        middle.truncate(kept);
+        stays
+    };
+    middle.clear();
+    if stay(at, [out[left.end - 1], out[left.end]], middle) {
+        return true;
+    }
+    let mut reach = 2;
+    while reach <= REACH {
+        let first = left.end.saturating_sub(reach).max(left.start);
+        let last = (left.end + reach).min(out.len());
+        let start = at - bytes(&out[first..left.end]);
+        let end = at + bytes(&out[left.end..last]);
+        middle.clear();
+        merge_any(table, &piece[start..end], &mut Scratch::default(), middle);
+        let (begin, finish) = (middle[0], middle[middle.len() - 1]);
+        if (first == left.start || stay(start, [out[first - 1], begin], middle))
+            && (last == out.len() || stay(end, [finish, out[last]], middle))
+        {
+            out.splice(first..last, middle.drain(..));
+            return true;
+        }
+        reach *= 2;
+    }
+    false
+}
+
+/// Any piece, without parts.
+fn merge_any(table: &MergeTable, piece: &[u8], scratch: &mut Scratch, out: &mut Vec<u32>) {
+    if piece.len() <= SHORT {
+        merge(table, piece, scratch, out);
+    } else {
+        merge_by_heap(table, piece, scratch, out);
     }
 }
 
@@ -148,13 +239,14 @@ fn minimum(values: &[u32]) -> u32 {
 }
 
 /// Pieces of any length below 4 GiB.
-fn merge_long(table: &MergeTable, piece: &[u8], scratch: &mut Scratch, out: &mut Vec<u32>) {
+fn merge_by_heap(table: &MergeTable, piece: &[u8], scratch: &mut Scratch, out: &mut Vec<u32>) {
     let length = piece.len() as u32;
     let Scratch {
         symbols,
         next,
         previous,
         queue,
+        ..
     } = scratch;
     symbols.clear();
     symbols.extend(piece.iter().map(|&byte| u32::from(byte)));
@@ -208,5 +300,71 @@ impl Scratch {
         if self.symbols.capacity() > KEPT {
             *self = Self::default();
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::control::Control;
+    use crate::count::{CountOptions, Counter};
+    use crate::pretokenize::Pattern;
+    use crate::tokenizer::Tokenizer;
+    use crate::train::{Tie, TrainOptions, train};
+
+    /// Letters of an alphabet in no order.
+    fn noise(length: usize, letters: u64, mut state: u64) -> Vec<u8> {
+        (0..length)
+            .map(|_| {
+                state = state
+                    .wrapping_mul(6_364_136_223_846_793_005)
+                    .wrapping_add(1_442_695_040_888_963_407);
+                b'a' + ((state >> 33) % letters) as u8
+            })
+            .collect()
+    }
+
+    fn trained(text: &[u8], vocab_size: usize) -> Tokenizer {
+        let pattern = Pattern::named("none").unwrap();
+        let control = Control::new();
+        let counting = CountOptions {
+            threads: 1,
+            memory: None,
+        };
+        let mut counter = Counter::new(&pattern, &[], counting).unwrap();
+        counter.add_texts(&[text], &control).unwrap();
+        let counts = counter.finish(&control).unwrap();
+        let options = TrainOptions {
+            vocab_size: Some(vocab_size),
+            epochs: None,
+            tie: Tie::Ids,
+            special_count: 0,
+            memory: None,
+        };
+        let merges = train(counts, &options, &control).unwrap();
+        Tokenizer::from_merges(&merges.pairs, pattern.clone(), &[]).unwrap()
+    }
+
+    #[test]
+    fn parts_mended_are_what_the_heap_gives() {
+        let (mut scratch, mut pieces) = (Scratch::default(), 0);
+        for letters in [1, 2, 3, 5, 20] {
+            let tokenizer = trained(&noise(20_000, letters, letters), 256 + 300);
+            let table = &tokenizer.vocab().table;
+            assert!(table.is_orderly());
+            for length in (65..400).chain([1000, 4097, 20_000]) {
+                for seed in 0..4 {
+                    // Sometimes over fewer letters, so that long tokens meet.
+                    let piece = noise(length, 1 + (letters - 1) * (seed % 2), seed + 77);
+                    let (mut by_parts, mut by_heap) = (vec![7], Vec::new());
+                    merge_by_heap(table, &piece, &mut scratch, &mut by_heap);
+                    merge_long(table, &piece, &mut scratch, &mut by_parts);
+                    assert_eq!(by_parts[1..], by_heap, "{letters} letters, {length}");
+                    by_parts.truncate(1);
+                    pieces += usize::from(merge_parts(table, &piece, &mut scratch, &mut by_parts));
+                }
+            }
+        }
+        assert!(pieces > 6000, "only {pieces} pieces needed no heap");
     }
 }

@@ -219,6 +219,10 @@ pub(crate) struct MergeTable {
     products: Vec<u32>,
     /// Whether `products` are 256, 257, ..., so that nobody needs to read them.
     sequential: bool,
+    /// Whether there is one pair a rank, and what it joins was made before.
+    orderly: bool,
+    /// Bytes of each symbol, where the table is orderly.
+    lengths: Vec<u32>,
 }
 
 impl MergeTable {
@@ -233,12 +237,20 @@ impl MergeTable {
             filter: vec![0; (slots / 8).max(1)],
             products: Vec::with_capacity(pairs),
             sequential: true,
+            orderly: true,
+            lengths: vec![1; 256],
         }
     }
 
     /// The merge of next rank: `left` and `right` make `product`. A pair keeps its first rank.
     fn push(&mut self, left: u32, right: u32, product: u32) {
         self.make(product);
+        self.orderly &= self.sequential && left < product && right < product;
+        if self.orderly {
+            let length = |symbol: u32| self.lengths[symbol as usize];
+            self.lengths
+                .push(length(left).saturating_add(length(right)));
+        }
         self.pair(left, right, self.products.len() as u32 - 1);
     }
 
@@ -246,6 +258,16 @@ impl MergeTable {
     fn make(&mut self, product: u32) {
         self.sequential &= product == self.products.len() as u32 + 256;
         self.products.push(product);
+    }
+
+    /// Whether joining never makes a pair of lower rank than the one joined.
+    pub(crate) fn is_orderly(&self) -> bool {
+        self.orderly
+    }
+
+    /// How many bytes a symbol of an orderly table stands for.
+    pub(crate) fn length(&self, symbol: u32) -> usize {
+        self.lengths[symbol as usize] as usize
     }
 
     /// The word of the filter, and the bit in it, for a pair's hash.
@@ -764,6 +786,7 @@ fn pair_all_cuts(
         }
     }
     let mut table = MergeTable::with_capacity(pairs.len());
+    table.orderly = false;
     for (left, right, rank) in pairs {
         table.pair(left, right, rank);
     }
