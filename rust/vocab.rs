@@ -244,8 +244,9 @@ impl MergeTable {
 
     /// The merge of next rank: `left` and `right` make `product`. A pair keeps its first rank.
     fn push(&mut self, left: u32, right: u32, product: u32) {
+        let orderly = self.orderly && left < product && right < product;
         self.make(product);
-        self.orderly &= self.sequential && left < product && right < product;
+        self.orderly = orderly && self.sequential;
         if self.orderly {
             let length = |symbol: u32| self.lengths[symbol as usize];
             self.lengths
@@ -254,8 +255,9 @@ impl MergeTable {
         self.pair(left, right, self.products.len() as u32 - 1);
     }
 
-    /// The rank after the last makes `product`.
+    /// The rank after the last makes `product`, of pairs that are told apart from this.
     fn make(&mut self, product: u32) {
+        self.orderly = false;
         self.sequential &= product == self.products.len() as u32 + 256;
         self.products.push(product);
     }
@@ -786,7 +788,6 @@ fn pair_all_cuts(
         }
     }
     let mut table = MergeTable::with_capacity(pairs.len());
-    table.orderly = false;
     for (left, right, rank) in pairs {
         table.pair(left, right, rank);
     }
