@@ -15,6 +15,8 @@ pub(crate) const SHORT: usize = 64;
 
 /// Symbols on either side of an edge that are merged anew before the heap is asked.
 const REACH: usize = 32;
+/// Bytes that may be merged anew for each byte of the piece.
+const MENDING: usize = 8;
 
 /// Memory that merging long pieces uses again and again.
 #[derive(Debug, Default)]
@@ -68,20 +70,32 @@ fn merge_parts(
 ) -> bool {
     let base = out.len();
     let mut middle = std::mem::take(&mut scratch.middle);
-    let mut edge = 0;
+    let (mut edge, mut mended) = (0, 0);
     let fits = piece.chunks(SHORT).all(|part| {
         let before = out.len();
         merge(table, part, scratch, out);
         let at = edge;
         edge += part.len();
-        before == base || mend(table, piece, at, base..before, scratch, &mut middle, out)
+        let fits = before == base
+            || mend(
+                table,
+                piece,
+                at,
+                base..before,
+                scratch,
+                &mut middle,
+                &mut mended,
+                out,
+            );
+        fits && mended <= MENDING * (edge + SHORT)
     });
     scratch.middle = middle;
     fits
 }
 
 /// Makes the symbols around the byte `at`, where those of `left` end and the others of `out` begin,
-/// what merging both sides together gives.
+/// what merging both sides together gives; adds the bytes that it merged to `mended`.
+#[allow(clippy::too_many_arguments)] // Buffers of the caller, mostly.
 fn mend(
     table: &MergeTable,
     piece: &[u8],
@@ -89,13 +103,15 @@ fn mend(
     left: Range<usize>,
     scratch: &mut Scratch,
     middle: &mut Vec<u32>,
+    mended: &mut usize,
     out: &mut Vec<u32>,
 ) -> bool {
     let bytes =
         |symbols: &[u32]| -> usize { symbols.iter().map(|&symbol| table.length(symbol)).sum() };
     // Whether the neighbours whose edge is at `edge` stay as they are.
-    let mut stay = |edge: usize, pair: [u32; 2], middle: &mut Vec<u32>| {
+    let mut stay = |edge: usize, pair: [u32; 2], middle: &mut Vec<u32>, mended: &mut usize| {
         let [before, after] = pair.map(|symbol| table.length(symbol));
+        *mended += before + after;
         let (start, kept) = (edge - before, middle.len());
         merge_any(table, &piece[start..edge + after], scratch, middle);
         let stays = middle[kept..] == pair;
@@ -103,7 +119,7 @@ fn mend(
         stays
     };
     middle.clear();
-    if stay(at, [out[left.end - 1], out[left.end]], middle) {
+    if stay(at, [out[left.end - 1], out[left.end]], middle, mended) {
         return true;
     }
     let mut reach = 2;
@@ -112,11 +128,12 @@ fn mend(
         let last = (left.end + reach).min(out.len());
         let start = at - bytes(&out[first..left.end]);
         let end = at + bytes(&out[left.end..last]);
+        *mended += end - start;
         middle.clear();
         merge_any(table, &piece[start..end], &mut Scratch::default(), middle);
         let (begin, finish) = (middle[0], middle[middle.len() - 1]);
-        if (first == left.start || stay(start, [out[first - 1], begin], middle))
-            && (last == out.len() || stay(end, [finish, out[last]], middle))
+        if (first == left.start || stay(start, [out[first - 1], begin], middle, mended))
+            && (last == out.len() || stay(end, [finish, out[last]], middle, mended))
         {
             out.splice(first..last, middle.drain(..));
             return true;
