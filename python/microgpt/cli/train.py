@@ -307,11 +307,12 @@ def _planned(
     from microgpt.config import count
     from microgpt.device import Compute, choose_device, choose_dtype, cores
     from microgpt.training import plan
-    from microgpt.training.measure import idle_memory_bytes, measured_threads
+    from microgpt.training.measure import idle_memory_bytes, measured_dtype, measured_threads
 
     asked = given.get("training", {})
     device = choose_device(asked.get("device", "auto"))
-    dtype = choose_dtype(asked.get("dtype", "auto"), device)
+    asked_dtype = asked.get("dtype", "auto")
+    dtype = choose_dtype(asked_dtype, device)
     given = merged(given, {"training": {"device": device, "dtype": dtype}})
     kind = torch.device(device).type
     room = torch.cuda.get_device_properties(device).total_memory if kind == "cuda" else None
@@ -325,11 +326,15 @@ def _planned(
     config, remarks = plan.plan_shape(
         given, facts, machine, None if parameters is None else count(parameters)
     )
-    memory = idle_memory_bytes(Compute.of(device, dtype)) + plan.memory_bytes(config)
+    # Before the process holds more than its libraries.
+    libraries = idle_memory_bytes(Compute.of(device, dtype))
     threads, seconds = measured_threads(config)
+    if kind == "cpu" and asked_dtype == "auto":
+        dtype, seconds = measured_dtype(config, seconds)
     adapts = kind == "cpu" and config.training.threads is None
-    training = replace(config.training, threads=threads, adapt_threads=adapts)
+    training = replace(config.training, threads=threads, adapt_threads=adapts, dtype=dtype)
     config = replace(config, training=training)
+    memory = libraries + plan.memory_bytes(config)
     config = plan.plan_budget(config, facts, machine, seconds)
     return config, [
         *plan.describe(config, facts, seconds, memory),

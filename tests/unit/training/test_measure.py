@@ -37,6 +37,24 @@ def test_threads_that_were_given_are_kept(monkeypatch):
     assert measure.measured_threads(config(threads=3)) == (3, 3.0)
 
 
+@pytest.mark.parametrize(
+    ("fast", "fused", "low", "chosen"),
+    [
+        (True, True, 0.5, ("bfloat16", 0.5)),
+        (True, True, 0.95, ("float32", 1.0)),
+        (True, False, 0.5, ("float32", 1.0)),
+        (False, True, 0.5, ("float32", 1.0)),
+    ],
+)
+def test_bfloat16_is_used_where_it_is_quicker(monkeypatch, fast, fused, low, chosen):
+    monkeypatch.setattr(measure, "has_fast_bfloat16", lambda _: fast)
+    monkeypatch.setattr(measure, "fits", lambda *_: fused)
+    monkeypatch.setattr(
+        measure, "step_seconds", lambda _, compute: low if compute.bfloat16 else 1.0
+    )
+    assert measure.measured_dtype(config(), 1.0) == chosen
+
+
 def test_a_step_takes_time_and_the_measurement_ends_early_where_steps_are_long(monkeypatch):
     steps = []
     gradients = measure.Stepper.gradients
