@@ -123,12 +123,12 @@ SHARD = struct.pack("<3i", 20240520, 1, 2**29)
 )
 def test_a_shard_that_claims_what_it_has_not_is_refused(tmp_path, shard: bytes) -> None:
     side = {"documents": 1, "text_bytes": 1, "tokens": 2**29}
-    told = {"file": "train-00000.bin", "tokens": 2**29, "bytes": 2**63, "sha256": "0" * 64}
+    told = {"file": "train-00000.bin", "tokens": 2**29, "bytes": 2**63, "ids_sha256": "0" * 64}
     source = {"inputs": [], "text_bytes": 1, "fingerprint": "", "notes": []}
     options = {"field": "", "format": "auto", "include": [], "seed": 0, "separator": ""}
     manifest = {
         "format": "microgpt-dataset",
-        "version": 1,
+        "version": 2,
         "tokenizer": {"fingerprint": "", "vocab_size": 256, "end_of_text_id": None, "kind": "byte"},
         "dtype": "uint16",
         "source": source | {"options": options | {"special_tokens": [], "valid_fraction": None}},
