@@ -1,4 +1,4 @@
-"""What a result was measured on, and how a child is kept to so many processors."""
+"""What a result was measured on, how a child is kept to so many processors, keeping a result."""
 
 import os
 import platform
@@ -34,3 +34,10 @@ def on_processors(threads):
         return None
     processors = sorted(os.sched_getaffinity(0))[:threads]
     return lambda: os.sched_setaffinity(0, processors)
+
+
+def keep(lines, path):
+    """Writes the lines of a result to `path`, whose folder is made; without a path, nothing."""
+    if path:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("\n".join(lines) + "\n", encoding="utf-8")

@@ -20,7 +20,7 @@ import time
 from datetime import UTC, datetime
 from pathlib import Path
 
-from conditions import commit, on_processors, processor
+from conditions import commit, keep, on_processors, processor
 from encode import GPT2, MEGABYTE, VOCABULARIES, read
 
 LOADED = "o200k"
@@ -214,9 +214,7 @@ def main():
         import_row(arguments.rounds),
     ]
     print("\n".join(lines))
-    if arguments.output:
-        arguments.output.parent.mkdir(parents=True, exist_ok=True)
-        arguments.output.write_text("\n".join(lines) + "\n")
+    keep(lines, arguments.output)
     return None
 
 

@@ -27,7 +27,7 @@ from pathlib import Path
 from unittest import mock
 
 import numpy as np
-from conditions import commit, on_processors, processor
+from conditions import commit, keep, on_processors, processor
 
 MEGABYTE = 1_000_000
 GPT2 = r"""'(?:[sdmt]|ll|ve|re)| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"""
@@ -182,9 +182,7 @@ def main():
             for row in rows(vocabulary, text, arguments):
                 print(row, flush=True)
                 lines.append(row)
-    if arguments.output:
-        arguments.output.parent.mkdir(parents=True, exist_ok=True)
-        arguments.output.write_text("\n".join(lines) + "\n")
+    keep(lines, arguments.output)
     return None
 
 

@@ -26,7 +26,7 @@ import time
 from datetime import UTC, datetime
 from pathlib import Path
 
-from conditions import commit, on_processors, processor
+from conditions import commit, keep, on_processors, processor
 
 GPT2 = r"""'(?:[sdmt]|ll|ve|re)| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"""
 MEGABYTE = 1 << 20
@@ -193,8 +193,7 @@ def main():
                 for row in rows(path.stem, size, compare(path, size, arguments)):
                     print(row, flush=True)
                     lines.append(row)
-    if arguments.output:
-        arguments.output.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    keep(lines, arguments.output)
     return None
 
 
