@@ -1,8 +1,8 @@
 """Trains in a child process and kills it, over and over; run by test_resume.py.
 
-    python killed_trainer.py DATASET RUN KILLS SEED [FAULTS]
+    python killed_trainer.py DATASET RUN RECIPE KILLS SEED [FAULTS]
 
-FAULTS are steps, such as 30,31, whose loss is no number.
+RECIPE is one of RECIPES; FAULTS are steps, such as 30,31, whose loss is no number.
 
 The children are forked from here, so that torch is imported once. Each goes on from what the one
 before it left; after so many kills, or when one is through before its time, the last may finish.
@@ -15,7 +15,9 @@ import random
 import signal
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
+from typing import Literal
 
 import torch
 
@@ -33,17 +35,33 @@ CONFIG = RunConfig(
 )
 
 
-def train(dataset: Path, run: Path) -> None:
+def recipe(dropout: float, dtype: Literal["float32", "bfloat16"]) -> RunConfig:
+    return replace(
+        CONFIG,
+        model=replace(CONFIG.model, dropout=dropout),
+        training=replace(CONFIG.training, dtype=dtype),
+    )
+
+
+RECIPES = {
+    "dropout": CONFIG,
+    "fused": recipe(0.0, "float32"),
+    "fused-bfloat16": recipe(0.0, "bfloat16"),
+    "dropout-bfloat16": recipe(0.1, "bfloat16"),
+}
+
+
+def train(dataset: Path, run: Path, config: RunConfig) -> None:
     folder = RunFolder(run)
     with folder.lock():
         sampler = lambda model, step: f"{step} {model.head.weight.sum().item():.6f}"  # noqa: E731
-        Trainer(folder, CONFIG, Dataset.open(dataset), Silent(), sampler).train()
+        Trainer(folder, config, Dataset.open(dataset), Silent(), sampler).train()
 
 
-def child(dataset: Path, run: Path) -> int:
+def child(dataset: Path, run: Path, config: RunConfig) -> int:
     pid = os.fork()
     if pid == 0:
-        train(dataset, run)
+        train(dataset, run, config)
         os._exit(0)
     return pid
 
@@ -59,21 +77,22 @@ def plant(faults: set[int]) -> None:
 
 
 def main() -> None:
-    dataset, run, kills, seed = Path(sys.argv[1]), Path(sys.argv[2]), *map(int, sys.argv[3:5])
-    if len(sys.argv) > 5:
-        plant({int(step) for step in sys.argv[5].split(",")})
+    dataset, run, config = Path(sys.argv[1]), Path(sys.argv[2]), RECIPES[sys.argv[3]]
+    kills, seed = map(int, sys.argv[4:6])
+    if len(sys.argv) > 6:
+        plant({int(step) for step in sys.argv[6].split(",")})
     torch.set_num_threads(1)
     RunFolder.create(run.parent, run.name)
     moments, killed = random.Random(seed), 0
     for _ in range(kills):
-        pid = child(dataset, run)
+        pid = child(dataset, run, config)
         time.sleep(moments.uniform(0.02, 0.5))
         os.kill(pid, signal.SIGKILL)
         if os.WIFSIGNALED(os.waitpid(pid, 0)[1]):
             killed += 1
         else:
             break
-    status = os.waitpid(child(dataset, run), 0)[1]
+    status = os.waitpid(child(dataset, run, config), 0)[1]
     print(killed)
     sys.exit(os.waitstatus_to_exitcode(status))
 

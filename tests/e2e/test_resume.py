@@ -16,11 +16,11 @@ CLOCKS = ("elapsed_seconds", "step_seconds", "memory_bytes")
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="the killer forks")
 
 
-def trained(dataset: Path, run: Path, kills: int, seed: int, faults: tuple[str, ...]) -> int:
-    """Trains to the end under so many kills; returns how many struck."""
+def trained(dataset: Path, run: Path, recipe: str, kills: int, *words: str) -> int:
+    """Trains to the end under so many kills; returns how many struck. `words`: seed, faults."""
     script = Path(__file__).with_name("killed_trainer.py")
     done = subprocess.run(
-        [sys.executable, script, dataset, run, str(kills), str(seed), *faults],
+        [sys.executable, script, dataset, run, recipe, str(kills), *words],
         capture_output=True,
         text=True,
         check=False,
@@ -49,19 +49,22 @@ def record(run: RunFolder) -> dict:
     }
 
 
-def compare(tmp_path: Path, kills: int, seed: int, faults: tuple[str, ...] = ()) -> int:
+def compare(
+    tmp_path: Path, kills: int, seed: int, recipe: str = "dropout", faults: tuple[str, ...] = ()
+) -> int:
     text = b"".join(b"%d + %d = %d;\n" % (a, b, a + b) for a in range(12) for b in range(12))
     dataset = write_dataset_folder(tmp_path / "sums", list(text), list(text[:300]))
-    trained(dataset, tmp_path / "whole", 0, 0, faults)
-    struck = trained(dataset, tmp_path / "killed", kills, seed, faults)
+    trained(dataset, tmp_path / "whole", recipe, 0, "0", *faults)
+    struck = trained(dataset, tmp_path / "killed", recipe, kills, str(seed), *faults)
     whole, killed = (record(RunFolder(tmp_path / name)) for name in ("whole", "killed"))
     assert len(whole["rows"]) == 80
     assert killed == whole
     return struck
 
 
-def test_a_killed_run_ends_like_an_unbroken_one(tmp_path):
-    assert compare(tmp_path, kills=5, seed=1) >= 3
+@pytest.mark.parametrize("recipe", ["dropout", "fused-bfloat16"])
+def test_a_killed_run_ends_like_an_unbroken_one(tmp_path, recipe):
+    assert compare(tmp_path, kills=5, seed=1, recipe=recipe) >= 3
 
 
 def test_a_run_that_rolls_back_and_is_killed_ends_like_one_that_only_rolls_back(tmp_path):
@@ -74,11 +77,13 @@ def test_a_run_that_rolls_back_and_is_killed_ends_like_one_that_only_rolls_back(
 
 
 @pytest.mark.slow
-def test_a_run_killed_a_hundred_times_ends_like_an_unbroken_one(tmp_path):
+@pytest.mark.parametrize("recipe", ["dropout", "fused", "fused-bfloat16", "dropout-bfloat16"])
+def test_a_run_killed_a_hundred_times_ends_like_an_unbroken_one(tmp_path, recipe):
     struck = 0
     for seed in range(1000):
         (tmp_path / str(seed)).mkdir()
-        struck += compare(tmp_path / str(seed), kills=15, seed=seed)
+        struck += compare(tmp_path / str(seed), kills=15, seed=seed, recipe=recipe)
+        print(f"{recipe}: round {seed + 1} ended equal, {struck} kills so far", flush=True)
         if struck >= 100:
             return
     pytest.fail(f"only {struck} kills struck")
