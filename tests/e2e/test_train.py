@@ -59,6 +59,13 @@ def test_a_bare_command_trains_evaluates_and_writes_the_log(microgpt, folder):
     assert (folder / "LOG.md").read_text().count("# 1. Training on") == 1
 
 
+def test_no_log_is_written_where_it_is_off(microgpt, folder):
+    status, _, messages = microgpt("train", *SMALL, "--steps", "2", "--log", "off")
+    assert status == 0, messages
+    assert "tells of this run" not in messages
+    assert not {"off", "LOG.md"} & {path.name for path in folder.iterdir()}
+
+
 def test_eval_gives_the_loss_of_a_file_and_of_a_dataset(microgpt, folder):
     microgpt("train", *SMALL, "--steps", "20", "--name", "r")
     status, printed, _ = microgpt("eval", "r", "dataset.txt", "--json")

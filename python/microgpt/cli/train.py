@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from microgpt.cli import require_training
-from microgpt.config import from_text, merged, read_toml
+from microgpt.config import OFF, from_text, merged, read_toml
 from microgpt.errors import CheckpointError, TrainingError, UsageError
 
 if TYPE_CHECKING:
@@ -115,7 +115,9 @@ def _parameter(key: str) -> str:
     "--processes", type=click.IntRange(1), help="Processes of this machine to share each batch."
 )
 @click.option("--gpus", type=click.IntRange(1), help="So many processes, each with a GPU.")
-@click.option("--log", default="LOG.md", show_default=True, help="Notebook for the run's entry.")
+@click.option(
+    "--log", default="LOG.md", show_default=True, help="Notebook for the run's entry; off: none."
+)
 def command(
     path: str | None,
     resume: str | None,
@@ -141,14 +143,15 @@ def command(
     if max(processes or 1, gpus or 1) > 1 and not is_launched():
         sys.exit(launch(sys.argv[1:], max(processes or 1, gpus or 1)))
     calm_threads()
+    notebook = None if log == OFF else Path(log)
     if is_launched():
-        _as_one_of_many(path, resume, options, Path(log))
+        _as_one_of_many(path, resume, options, notebook)
     else:
-        _one(path, resume, options, Path(log), None)
+        _one(path, resume, options, notebook, None)
 
 
 def _as_one_of_many(
-    path: str | None, resume: str | None, options: Mapping[str, Any], log: Path
+    path: str | None, resume: str | None, options: Mapping[str, Any], log: Path | None
 ) -> None:
     """The first process does what a single one does; the others join it once it trains."""
     from microgpt.device import choose_device
@@ -167,7 +170,7 @@ def _one(
     path: str | None,
     resume: str | None,
     options: Mapping[str, Any],
-    log: Path,
+    log: Path | None,
     ranks: Ranks | None,
 ) -> None:
     """Begins a run, or goes on with one."""
@@ -249,7 +252,7 @@ def _final_rate(given: Mapping[str, Any], text: str) -> dict[str, Any]:
 # A new run
 
 
-def _begin(path: str, options: Mapping[str, Any], log: Path, ranks: Ranks | None) -> None:
+def _begin(path: str, options: Mapping[str, Any], log: Path | None, ranks: Ranks | None) -> None:
     given = _given(options)
     dataset = _dataset(path, options)
     from microgpt.data.lines import line_rules
@@ -384,7 +387,7 @@ def _write_facts(run: RunFolder, config: RunConfig, dataset: Dataset, path: str)
 # A run that stopped
 
 
-def _resume(name: str, log: Path, ranks: Ranks | None) -> None:
+def _resume(name: str, log: Path | None, ranks: Ranks | None) -> None:
     from microgpt.data.lines import line_rules
     from microgpt.data.shards import Dataset
     from microgpt.run_folder import RUNS, RunFolder, now
@@ -430,7 +433,7 @@ def _carry_out(
     config: RunConfig,
     dataset: Dataset,
     rules: Rules,
-    log: Path,
+    log: Path | None,
     ranks: Ranks | None,
 ) -> None:
     """Trains, and writes down how it ended, however it ended."""
@@ -466,7 +469,7 @@ def _carry_out(
             elapsed_seconds=rows[-1].get("elapsed_seconds") if rows else 0.0,
             peak_memory_bytes=peak,
         )
-        number = log_entry.append(run, log)
+        number = None if log is None else log_entry.append(run, log)
         if number is not None:
             click.echo(f"entry {number} of {log} tells of this run", err=True)
 

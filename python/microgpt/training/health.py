@@ -46,6 +46,8 @@ REPEATED_SHARE, REPEATED_BYTES = 0.2, 32
 repeat by chance."""
 LONG_LINE_SHARE = 0.01
 """Of the lines that are longer than a row, where lines hold questions and answers."""
+UNREAD_SHARE = 0.9
+"""Of the training text that all the steps of a run never come to."""
 
 
 class Checkup:
@@ -236,4 +238,18 @@ def data_findings(
                 f"tokens (limit {LONG_LINE_SHARE:.0%}), so the model never sees question and "
                 "answer together: give a longer --context"
             )
-    return found
+    return [*found, *unread_findings(config, dataset.train.tokens)]
+
+
+def unread_findings(config: RunConfig, train_tokens: int) -> list[str]:
+    """Judges how much of the training text a run reads, once its steps are decided."""
+    training = config.training
+    if training.steps is None or training.batch_rows is None:
+        return []
+    read = training.steps * training.batch_rows * config.model.context / train_tokens
+    if 1 - read <= UNREAD_SHARE:
+        return []
+    return [
+        f"{training.steps:,} steps read {read:.1%} of the training text, and never see the rest "
+        f"(limit {UNREAD_SHARE:.0%} unread): give more --minutes or --steps, or a smaller file"
+    ]

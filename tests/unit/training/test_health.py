@@ -163,3 +163,12 @@ def test_the_text_is_judged(tmp_path):
     large = replace(CONFIG, model=replace(CONFIG.model, vocab_size=1000))
     (found,) = health.data_findings(large, fresh, decode, None)
     assert "of 1,000 ids never occur" in found
+
+
+def test_text_that_a_run_never_comes_to_is_told_of():
+    training = replace(CONFIG.training, steps=10, batch_rows=8)
+    short = replace(CONFIG, model=replace(CONFIG.model, context=16), training=training)
+    assert health.unread_findings(short, 10 * 8 * 16 * 9) == []
+    (found,) = health.unread_findings(short, 10 * 8 * 16 * 20)
+    assert "10 steps read 5.0% of the training text" in found
+    assert health.unread_findings(replace(short, training=TrainingConfig()), 10**9) == []
