@@ -67,30 +67,23 @@ impl WordCache {
         }
     }
 
-    /// Starts loading the set of a short piece; returns where it begins.
-    #[inline(always)]
-    pub(crate) fn approach(&self, key: u128) -> usize {
-        let start = self.sets.start(hash_key(key));
-        prefetch(self.sets.set(start));
-        start
-    }
-
-    /// The same for a piece of more than [`INLINE`] bytes, which gets a key from `base` on, with its
+    /// Starts loading what is known of a piece of more than [`INLINE`] bytes, which gets a key from `base` on, with its
     /// hash in the low half, and a set that does not have it.
-    #[inline(always)]
+    #[cold]
+    #[inline(never)]
     pub(crate) fn approach_long(&self, base: u128, piece: &[u8]) -> (u128, usize) {
         let mut hash = 0;
         if piece.len() <= LONGEST {
             hash = hash_bytes(piece);
             prefetch(&self.records.index[hash as usize & (self.records.index.len() - 1)]);
         }
-        (base | u128::from(hash), self.sets.base)
+        (base | u128::from(hash), 0)
     }
 
     /// The table of short pieces as it is now, for one quick look after the other.
     #[inline(always)]
     pub(crate) fn quick(&self) -> Quick<'_> {
-        Quick(&self.sets.words)
+        self.sets.quick()
     }
 
     /// The ids of a short piece, which may have found its own set full when it came.
@@ -159,29 +152,51 @@ impl WordCache {
     }
 }
 
-/// A look into the sets that keeps where they are in a register.
+/// A look into the sets that keeps where they are in registers.
 #[derive(Clone, Copy)]
-pub(crate) struct Quick<'a>(&'a [u64]);
+pub(crate) struct Quick<'a> {
+    words: &'a [u64],
+    shift: u32,
+}
 
-impl Quick<'_> {
+impl<'a> Quick<'a> {
+    /// The first word of the set that a hash belongs to.
+    #[inline(always)]
+    fn start(self, hash: u64) -> usize {
+        (hash >> self.shift) as usize * SET_WORDS
+    }
+
+    /// The set that begins at a word which [`Quick::start`] gave, or its neighbour.
+    #[inline(always)]
+    fn set(self, start: usize) -> &'a [u64; SET_WORDS] {
+        debug_assert!(start + SET_WORDS <= self.words.len());
+        // SAFETY: a hash is shifted down to the number of a set, and the table only grows.
+        unsafe { &*self.words.as_ptr().add(start).cast() }
+    }
+
+    /// Starts loading the set of a short piece; returns where it begins.
+    #[inline(always)]
+    pub(crate) fn approach(self, key: u128) -> usize {
+        let start = self.start(hash_key(key));
+        prefetch(self.set(start));
+        start
+    }
+
     /// The ids of a short piece, if the set that begins at `start` has them. A place that was
     /// approached before the table grew is inside the table still, only in vain.
     #[inline(always)]
     pub(crate) fn few<const WIDE: bool>(self, start: usize, key: u128) -> Option<Few> {
-        debug_assert!(start + SET_WORDS <= self.0.len());
-        // SAFETY: `start` is from `approach` or `approach_long`, so the set was inside the table,
-        // which only grows.
-        few::<WIDE>(unsafe { &*self.0.as_ptr().add(start).cast() }, key)
+        few::<WIDE>(self.set(start), key)
     }
 }
 
-/// For each length, the bytes of a key that belong to the piece.
-static BYTES: [[u64; 2]; INLINE + 1] = {
-    let mut masks = [[0; 2]; INLINE + 1];
+/// For each length, the bytes of a key that belong to the piece, and the length in its place.
+static MASKS: [[u64; 4]; INLINE + 1] = {
+    let mut masks = [[0; 4]; INLINE + 1];
     let mut length = 1;
     while length <= INLINE {
         let mask = u128::MAX >> (128 - 8 * length);
-        masks[length] = [mask as u64, (mask >> 64) as u64];
+        masks[length] = [mask as u64, (mask >> 64) as u64, (length as u64) << 56, 0];
         length += 1;
     }
     masks
@@ -208,9 +223,9 @@ pub(crate) fn key(text: &[u8], start: usize, end: usize) -> u128 {
 #[inline(always)]
 pub(crate) fn key_of(sixteen: [u8; 16], length: usize) -> u128 {
     let bytes = u128::from_le_bytes(sixteen);
-    let [low, high] = BYTES[length & INLINE];
+    let [low, high, last, _] = MASKS[length & INLINE];
     let (low, high) = (bytes as u64 & low, (bytes >> 64) as u64 & high);
-    u128::from(low) | u128::from(high | (length as u64) << 56) << 64
+    u128::from(low) | u128::from(high | last) << 64
 }
 
 /// Four ids and their number as an entry holds them.
@@ -252,24 +267,26 @@ impl Sets {
         1 << (64 - self.shift)
     }
 
-    /// The first word of the set that a hash belongs to.
+    /// The words of all sets.
     #[inline(always)]
-    fn start(&self, hash: u64) -> usize {
-        self.base + (hash >> self.shift) as usize * SET_WORDS
+    fn quick(&self) -> Quick<'_> {
+        Quick {
+            words: &self.words[self.base..],
+            shift: self.shift,
+        }
     }
 
-    /// The set that begins at a word which [`Sets::start`] or [`Sets::neighbour`] gave.
-    #[inline(always)]
+    fn start(&self, hash: u64) -> usize {
+        self.quick().start(hash)
+    }
+
     fn set(&self, start: usize) -> &[u64; SET_WORDS] {
-        debug_assert!(start + SET_WORDS <= self.words.len());
-        // SAFETY: a hash is shifted down to a number of a set, and `words` holds all sets behind the
-        // first `base` words: `align_offset` of a `u64` is less than the room made for it.
-        unsafe { &*self.words.as_ptr().add(start).cast() }
+        self.quick().set(start)
     }
 
     /// The set that takes what the one at `start` has no room for: the other half of 128 bytes.
     fn neighbour(&self, start: usize) -> usize {
-        self.base + ((start - self.base) ^ SET_WORDS)
+        start ^ SET_WORDS
     }
 
     /// What is known of a piece, wherever it is. A set with room has sent none to its neighbour.
@@ -308,12 +325,13 @@ impl Sets {
                 place
             }
             None => {
-                self.words.copy_within(start..start + 2, start + 2);
-                self.words.copy_within(start + 4..start + 6, start + 6);
+                let at = self.base + start;
+                self.words.copy_within(at..at + 2, at + 2);
+                self.words.copy_within(at + 4..at + 6, at + 6);
                 (start, 0)
             }
         };
-        let at = start + 2 * way;
+        let at = self.base + start + 2 * way;
         self.words[at..at + 2].copy_from_slice(&[key as u64, (key >> 64) as u64]);
         self.words[at + 4..at + 6].copy_from_slice(&ids);
     }
@@ -356,44 +374,64 @@ impl Sets {
 /// What a set knows of a piece.
 #[inline(always)]
 fn few<const WIDE: bool>(set: &[u64; SET_WORDS], key: u128) -> Option<Few> {
-    // Which of the two ways holds the piece is a coin toss, so it is computed, not branched on.
-    let same = same_keys::<WIDE>(set, key);
-    if same == 0 {
-        return None;
-    }
-    let way = ((same & 1) ^ 1) as usize * 2;
-    let (a, b) = (set[4 + way], set[5 + way]);
-    let first = a as u32 & ((1 << COUNT_SHIFT) - 1);
-    let count = (a as u32 >> COUNT_SHIFT) as usize;
-    Some(([first, (a >> 32) as u32, b as u32, (b >> 32) as u32], count))
-}
-
-/// Bit 0 where a set's first key is this one, bit 2 where the second is.
-#[inline(always)]
-fn same_keys<const WIDE: bool>(set: &[u64; SET_WORDS], key: u128) -> u32 {
     #[cfg(target_arch = "x86_64")]
     if WIDE {
         // SAFETY: only functions compiled for AVX2, called where there is AVX2, ask so.
-        return unsafe { same_keys_avx2(set, key) };
+        return unsafe { few_avx2(set, key) };
     }
     let (low, high) = (key as u64, (key >> 64) as u64);
-    let same = |at: usize| u32::from((set[at] ^ low) | (set[at + 1] ^ high) == 0);
-    same(0) | same(2) << 2
+    let same = |at: usize| (set[at] ^ low) | (set[at + 1] ^ high) == 0;
+    // Which of the two ways holds the piece is a coin toss, so it is computed, not branched on.
+    let (first, second) = (same(0), same(2));
+    if !(first | second) {
+        return None;
+    }
+    let way = 4 + 2 * usize::from(second);
+    let (a, b) = (set[way], set[way + 1]);
+    let count = (a as u32 >> COUNT_SHIFT) as usize;
+    let first = a as u32 & ((1 << COUNT_SHIFT) - 1);
+    Some(([first, (a >> 32) as u32, b as u32, (b >> 32) as u32], count))
 }
 
+/// Where in a set, in bytes, the ids stand for these words of its keys that are equal, a bit each;
+/// 0 where no key is.
+#[cfg(target_arch = "x86_64")]
+static IDS_AT: [u8; 16] = {
+    let mut at = [0; 16];
+    let mut same = 0;
+    while same < 16 {
+        if same & 0b0011 == 0b0011 {
+            at[same] = 32;
+        } else if same & 0b1100 == 0b1100 {
+            at[same] = 48;
+        }
+        same += 1;
+    }
+    at
+};
+
+/// Both keys in one comparison, and the ids from memory to memory in one register.
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx2")]
 #[inline]
-fn same_keys_avx2(set: &[u64; SET_WORDS], key: u128) -> u32 {
-    use std::arch::x86_64::{
-        _mm_set_epi64x, _mm256_broadcastsi128_si256, _mm256_castsi256_pd, _mm256_cmpeq_epi64,
-        _mm256_loadu_si256, _mm256_movemask_pd,
-    };
+fn few_avx2(set: &[u64; SET_WORDS], key: u128) -> Option<Few> {
+    use std::arch::x86_64::*;
     let key = _mm256_broadcastsi128_si256(_mm_set_epi64x((key >> 64) as i64, key as i64));
+    let bytes = set.as_ptr().cast::<u8>();
     // SAFETY: the load is inside the set.
-    let keys = unsafe { _mm256_loadu_si256(set.as_ptr().cast()) };
-    let same = _mm256_movemask_pd(_mm256_castsi256_pd(_mm256_cmpeq_epi64(keys, key))) as u32;
-    same & same >> 1 & 0b101
+    let keys = unsafe { _mm256_loadu_si256(bytes.cast()) };
+    let same = _mm256_movemask_pd(_mm256_castsi256_pd(_mm256_cmpeq_epi64(keys, key)));
+    let at = usize::from(IDS_AT[same as usize & 15]);
+    if at == 0 {
+        return None;
+    }
+    let plain = _mm_set_epi32(-1, -1, -1, (1 << COUNT_SHIFT) - 1);
+    // SAFETY: 16 bytes from 32 or 48 on are inside the set, and four ids are as good as a register.
+    unsafe {
+        let ids = _mm_and_si128(_mm_loadu_si128(bytes.add(at).cast()), plain);
+        let count = bytes.add(at + 3).read();
+        Some((std::mem::transmute::<__m128i, [u32; 4]>(ids), count.into()))
+    }
 }
 
 /// Asks for large pages, which the system zeroes and finds many times quicker than small ones.
@@ -513,12 +551,12 @@ impl Records {
 
 /// Asks for a cache line ahead of its use; nothing but time depends on it.
 #[inline(always)]
-pub(crate) fn prefetch<T>(place: &T) {
+pub(crate) fn prefetch<T>(place: *const T) {
     #[cfg(target_arch = "x86_64")]
     {
         use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
         // SAFETY: a prefetch reads nothing; any address is allowed.
-        unsafe { _mm_prefetch::<_MM_HINT_T0>(std::ptr::from_ref(place).cast()) };
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(place.cast()) };
     }
     #[cfg(target_arch = "aarch64")]
     // SAFETY: `prfm` reads nothing; any address is allowed.

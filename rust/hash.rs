@@ -11,10 +11,10 @@ fn fold(a: u64, b: u64) -> u64 {
     (product as u64) ^ (product >> 64) as u64
 }
 
-/// Hashes sixteen bytes.
+/// Hashes sixteen bytes; the high bits are the good ones.
 #[inline(always)]
 pub(crate) fn hash_key(key: u128) -> u64 {
-    fold(key as u64 ^ FIRST, (key >> 64) as u64 ^ SECOND)
+    hash_word(key as u64 ^ ((key >> 64) as u64).rotate_right(27))
 }
 
 /// Hashes a word; the high bits are the good ones.

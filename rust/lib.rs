@@ -20,6 +20,8 @@ pub mod shards;
 mod specials;
 pub mod tokenizer;
 pub mod train;
+#[cfg(any(test, feature = "python"))]
+mod transcode;
 pub mod vocab;
 
 pub use control::{Control, Stage};

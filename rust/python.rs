@@ -13,6 +13,8 @@ use crate::shards;
 use crate::specials::{Names, SpecialRule};
 use crate::tokenizer::{DecodeStream as Stream, Tokenizer as Core};
 use crate::train::{Tie, TrainOptions, train};
+#[cfg(not(windows))]
+use crate::{cache::prefer_huge_pages, transcode::push_utf8};
 use numpy::ndarray::{Axis, Slice};
 use numpy::{
     Element, PyArray1, PyArray2, PyArrayMethods, PyReadonlyArray1, PyReadwriteArray1,
@@ -20,13 +22,15 @@ use numpy::{
 };
 use pyo3::buffer::PyBuffer;
 use pyo3::exceptions::{PyKeyboardInterrupt, PyOSError, PyTypeError};
+use pyo3::ffi;
 use pyo3::import_exception;
+use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 use pyo3::types::{PyBytes, PyDict, PyInt, PyList, PyString};
 use std::borrow::Cow;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -131,12 +135,8 @@ fn on_text<T: Send>(
 /// hands, are copied.
 fn text_bytes<'a>(text: &'a Bound<'_, PyAny>) -> PyResult<Cow<'a, [u8]>> {
     if let Ok(text) = text.cast::<PyString>() {
-        let surrogate = |_| {
-            UsageError::new_err(
-                "the text holds a lone surrogate, which UTF-8 cannot write; replace it with text.encode('utf-8', 'replace')",
-            )
-        };
-        return Ok(Cow::Borrowed(text.to_str().map_err(surrogate)?.as_bytes()));
+        let utf8 = text.to_str().map_err(|_| lone_surrogate())?;
+        return Ok(Cow::Borrowed(utf8.as_bytes()));
     }
     if let Ok(text) = text.cast::<PyBytes>() {
         return Ok(Cow::Borrowed(text.as_bytes()));
@@ -148,6 +148,48 @@ fn text_bytes<'a>(text: &'a Bound<'_, PyAny>) -> PyResult<Cow<'a, [u8]>> {
             text.get_type().name()?
         ))),
     }
+}
+
+#[cold]
+fn lone_surrogate() -> PyErr {
+    UsageError::new_err(
+        "the text holds a lone surrogate, which UTF-8 cannot write; replace it with text.encode('utf-8', 'replace')",
+    )
+}
+
+/// The UTF-8 of a large str that is not ASCII, made several times quicker than CPython makes it, and
+/// not kept in the str; `None` for any other text. Where a character has 16 bits in C there is none.
+#[cfg(not(windows))]
+fn transcoded(text: &Bound<'_, PyString>) -> PyResult<Option<Vec<u8>>> {
+    let (py, length) = (text.py(), text.len()?);
+    if text.call_method0(intern!(py, "isascii"))?.is_truthy()? {
+        return Ok(None);
+    }
+    let mut utf8 = Vec::with_capacity(length + length / 4 + 8 * TRANSCODED);
+    prefer_huge_pages(&utf8);
+    let mut codes = vec![0; TRANSCODED];
+    for start in (0..length).step_by(TRANSCODED) {
+        let count = TRANSCODED.min(length - start);
+        // SAFETY: `text` is a str, `codes` has room for as many characters as the part has, and a
+        // `wchar_t` of 32 bits is a code point.
+        unsafe {
+            let end = (start + count) as ffi::Py_ssize_t;
+            let part = ffi::PyUnicode_Substring(text.as_ptr(), start as ffi::Py_ssize_t, end);
+            let part = Bound::from_owned_ptr_or_err(py, part)?;
+            let codes = codes.as_mut_ptr().cast();
+            ffi::PyUnicode_AsWideChar(part.as_ptr(), codes, count as ffi::Py_ssize_t);
+        }
+        if !push_utf8(&codes[..count], &mut utf8) {
+            return Err(lone_surrogate());
+        }
+        py.check_signals()?;
+    }
+    Ok(Some(utf8))
+}
+
+#[cfg(windows)]
+fn transcoded(_: &Bound<'_, PyString>) -> PyResult<Option<Vec<u8>>> {
+    Ok(None)
 }
 
 /// `None` for all special tokens, else those named.
@@ -328,12 +370,20 @@ fn require_text(counts: &Counts, name: &Path) -> Result<()> {
     Ok(())
 }
 
+/// Characters of a str that are transcoded together; a shorter one is left to CPython.
+const TRANSCODED: usize = 16 << 10;
+
 /// Flat ids, and places in them or in their text.
 type IdsAndOffsets<'py> = (Bound<'py, PyArray1<u32>>, Bound<'py, PyArray1<u64>>);
 
 /// Text <-> ids; immutable.
 #[pyclass(frozen, module = "microgpt._core")]
-struct Tokenizer(Arc<Core>, Integers);
+struct Tokenizer {
+    core: Arc<Core>,
+    integers: Integers,
+    /// Where the last text stood that was transcoded: one that comes again is worth keeping.
+    transcoded: AtomicUsize,
+}
 
 /// An int object for each id, made by the first call that returns lists: one reference costs less than
 /// a new object an id.
@@ -341,7 +391,11 @@ type Integers = PyOnceLock<Vec<Py<PyInt>>>;
 
 impl From<Core> for Tokenizer {
     fn from(core: Core) -> Self {
-        Self(Arc::new(core), PyOnceLock::new())
+        Self {
+            core: Arc::new(core),
+            integers: PyOnceLock::new(),
+            transcoded: AtomicUsize::new(0),
+        }
     }
 }
 
@@ -362,13 +416,26 @@ impl Tokenizer {
             texts.iter().map(|text| text.len()).sum(),
         );
         on_text(py, bytes, |control| {
-            self.0.encode_batch(&texts, &rule, threads, control)
+            self.core.encode_batch(&texts, &rule, threads, control)
         })
     }
 
+    /// The bytes of a text. The first call with a large str makes its UTF-8 and drops it; from the
+    /// second on the str keeps it, which takes as much memory again and no time.
+    fn text<'a>(&self, text: &'a Bound<'_, PyAny>) -> PyResult<Cow<'a, [u8]>> {
+        if let Ok(string) = text.cast::<PyString>()
+            && string.len()? >= TRANSCODED
+            && self.transcoded.swap(string.as_ptr() as usize, Relaxed) != string.as_ptr() as usize
+            && let Some(utf8) = transcoded(string)?
+        {
+            return Ok(Cow::Owned(utf8));
+        }
+        text_bytes(text)
+    }
+
     fn list<'py>(&self, py: Python<'py>, ids: &[u32]) -> PyResult<Bound<'py, PyList>> {
-        let integers = self.1.get_or_try_init(py, || {
-            let ids = 0..self.0.vocab().size() as u32;
+        let integers = self.integers.get_or_try_init(py, || {
+            let ids = 0..self.core.vocab().size() as u32;
             let integers = ids.map(|id| Ok(id.into_pyobject(py)?.unbind()));
             integers.collect::<PyResult<_>>()
         })?;
@@ -462,24 +529,24 @@ impl Tokenizer {
     }
 
     fn save_huggingface(&self, py: Python<'_>, path: PathBuf) -> PyResult<()> {
-        py.detach(|| huggingface::save(&self.0, &path))
+        py.detach(|| huggingface::save(&self.core, &path))
             .map_err(to_python)
     }
 
     fn save_tiktoken(&self, py: Python<'_>, path: PathBuf) -> PyResult<()> {
-        py.detach(|| tiktoken::save(&self.0, &path))
+        py.detach(|| tiktoken::save(&self.core, &path))
             .map_err(to_python)
     }
 
     fn save_gpt2(&self, py: Python<'_>, vocab: PathBuf, merges: PathBuf) -> PyResult<()> {
-        py.detach(|| gpt2::save(&self.0, &vocab, &merges))
+        py.detach(|| gpt2::save(&self.core, &vocab, &merges))
             .map_err(to_python)
     }
 
     fn to_json(&self, py: Python<'_>) -> PyResult<String> {
         py.detach(|| {
-            huggingface::require_plain_merges(&self.0, Path::new("<memory>"))?;
-            Ok(huggingface::to_json(&self.0))
+            huggingface::require_plain_merges(&self.core, Path::new("<memory>"))?;
+            Ok(huggingface::to_json(&self.core))
         })
         .map_err(to_python)
     }
@@ -492,9 +559,9 @@ impl Tokenizer {
         refused: Option<Vec<String>>,
         threads: Option<usize>,
     ) -> PyResult<Bound<'py, PyArray1<u32>>> {
-        let (text, rule) = (text_bytes(text)?, rule(allowed, refused));
+        let (text, rule) = (self.text(text)?, rule(allowed, refused));
         let ids = on_text(py, text.len(), |control| {
-            self.0.encode(&text, &rule, threads, control)
+            self.core.encode(&text, &rule, threads, control)
         })?;
         Ok(PyArray1::from_vec(py, ids))
     }
@@ -507,10 +574,10 @@ impl Tokenizer {
         refused: Option<Vec<String>>,
         threads: Option<usize>,
     ) -> PyResult<IdsAndOffsets<'py>> {
-        let (text, rule) = (text_bytes(text)?, rule(allowed, refused));
+        let (text, rule) = (self.text(text)?, rule(allowed, refused));
         let (ids, offsets) = on_text(py, text.len(), |control| {
-            let ids = self.0.encode(&text, &rule, threads, control)?;
-            let offsets = self.0.offsets(&ids);
+            let ids = self.core.encode(&text, &rule, threads, control)?;
+            let offsets = self.core.offsets(&ids);
             Ok((ids, offsets))
         })?;
         Ok((PyArray1::from_vec(py, ids), PyArray1::from_vec(py, offsets)))
@@ -536,9 +603,9 @@ impl Tokenizer {
         refused: Option<Vec<String>>,
         threads: Option<usize>,
     ) -> PyResult<Bound<'py, PyList>> {
-        let (text, rule) = (text_bytes(text)?, rule(allowed, refused));
+        let (text, rule) = (self.text(text)?, rule(allowed, refused));
         let ids = on_text(py, text.len(), |control| {
-            self.0.encode(&text, &rule, threads, control)
+            self.core.encode(&text, &rule, threads, control)
         })?;
         self.list(py, &ids)
     }
@@ -563,9 +630,9 @@ impl Tokenizer {
         allowed: Option<Vec<String>>,
         refused: Option<Vec<String>>,
     ) -> PyResult<usize> {
-        let (text, rule) = (text_bytes(text)?, rule(allowed, refused));
+        let (text, rule) = (self.text(text)?, rule(allowed, refused));
         on_text(py, text.len(), |control| {
-            self.0.count(&text, &rule, control)
+            self.core.count(&text, &rule, control)
         })
     }
 
@@ -575,7 +642,7 @@ impl Tokenizer {
         text: &Bound<'py, PyAny>,
     ) -> PyResult<Vec<Bound<'py, PyBytes>>> {
         let text = text_bytes(text)?;
-        let pieces = py.detach(|| self.0.split(&text)).map_err(to_python)?;
+        let pieces = py.detach(|| self.core.split(&text)).map_err(to_python)?;
         Ok(pieces
             .into_iter()
             .map(|piece| PyBytes::new(py, piece))
@@ -587,7 +654,7 @@ impl Tokenizer {
         py: Python<'py>,
         ids: &Bound<'py, PyAny>,
     ) -> PyResult<Bound<'py, PyBytes>> {
-        Ok(PyBytes::new(py, &decode(py, &self.0, ids)?))
+        Ok(PyBytes::new(py, &decode(py, &self.core, ids)?))
     }
 
     /// The text of ids, `errors` as `bytes.decode` has it.
@@ -597,7 +664,7 @@ impl Tokenizer {
         ids: &Bound<'py, PyAny>,
         errors: &str,
     ) -> PyResult<Bound<'py, PyAny>> {
-        let bytes = decode(py, &self.0, ids)?;
+        let bytes = decode(py, &self.core, ids)?;
         match std::str::from_utf8(&bytes) {
             Ok(text) => Ok(PyString::new(py, text).into_any()),
             Err(_) => PyBytes::new(py, &bytes).call_method1("decode", ("utf-8", errors)),
@@ -606,22 +673,22 @@ impl Tokenizer {
 
     fn decode_stream(&self) -> DecodeStream {
         DecodeStream {
-            tokenizer: self.0.clone(),
+            tokenizer: self.core.clone(),
             stream: Mutex::default(),
         }
     }
 
     fn token_bytes<'py>(&self, py: Python<'py>, id: i64) -> PyResult<Bound<'py, PyBytes>> {
-        Ok(PyBytes::new(py, token(&self.0, id)?))
+        Ok(PyBytes::new(py, token(&self.core, id)?))
     }
 
     fn token_id(&self, token: &Bound<'_, PyAny>) -> PyResult<Option<u32>> {
-        Ok(self.0.vocab().id(&text_bytes(token)?))
+        Ok(self.core.vocab().id(&text_bytes(token)?))
     }
 
     /// The bytes of every id, None for a gap.
     fn tokens<'py>(&self, py: Python<'py>) -> Vec<Option<Bound<'py, PyBytes>>> {
-        let tokens = self.0.vocab().tokens();
+        let tokens = self.core.vocab().tokens();
         (0..tokens.len() as u32)
             .map(|id| tokens.get(id))
             .map(|token| (!token.is_empty()).then(|| PyBytes::new(py, token)))
@@ -629,24 +696,24 @@ impl Tokenizer {
     }
 
     fn unreachable_ids<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyArray1<u32>>> {
-        let ids = py.detach(|| self.0.unreachable()).map_err(to_python)?;
+        let ids = py.detach(|| self.core.unreachable()).map_err(to_python)?;
         Ok(PyArray1::from_vec(py, ids))
     }
 
     #[getter]
     fn vocab_size(&self) -> usize {
-        self.0.vocab().size()
+        self.core.vocab().size()
     }
 
     #[getter]
     fn kind(&self) -> &str {
-        self.0.kind()
+        self.core.kind()
     }
 
     #[getter]
     fn pattern(&self) -> &str {
-        match self.0.pattern().name() {
-            "custom" => self.0.pattern().regex(),
+        match self.core.pattern().name() {
+            "custom" => self.core.pattern().regex(),
             name => name,
         }
     }
@@ -654,7 +721,7 @@ impl Tokenizer {
     #[getter]
     fn special_tokens<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
         let specials = PyDict::new(py);
-        for special in self.0.vocab().specials() {
+        for special in self.core.vocab().specials() {
             specials.set_item(&special.text, special.id)?;
         }
         Ok(specials)
@@ -662,12 +729,12 @@ impl Tokenizer {
 
     #[getter]
     fn end_of_text_id(&self) -> Option<u32> {
-        self.0.vocab().end_of_text()
+        self.core.vocab().end_of_text()
     }
 
     #[getter]
     fn merges<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyArray2<u32>>> {
-        let merges = self.0.vocab().merges();
+        let merges = self.core.vocab().merges();
         let flat = merges
             .iter()
             .flat_map(|&(left, right)| [left, right])
@@ -677,7 +744,7 @@ impl Tokenizer {
 
     #[getter]
     fn fingerprint(&self, py: Python<'_>) -> &str {
-        py.detach(|| self.0.fingerprint())
+        py.detach(|| self.core.fingerprint())
     }
 }
 
@@ -818,7 +885,7 @@ fn write_dataset(
         threads,
         ..source.options()?
     };
-    let core = &*tokenizer.get().0;
+    let core = &*tokenizer.get().core;
     let control = Control::new();
     let manifest = supervised(py, &control, progress, || {
         let encoder = shards::DocumentEncoder::new(core, &options.special_tokens);

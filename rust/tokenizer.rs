@@ -694,10 +694,11 @@ impl Memory {
         key: impl Fn(usize, usize) -> u128,
     ) -> bool {
         let (mut from, mut long) = (start, false);
+        let quick = self.cache.quick();
         for (found, &end) in found.iter_mut().zip(ends) {
             *found = if end - from <= INLINE {
                 let key = key(from, end - from);
-                (key, self.cache.approach(key))
+                (key, quick.approach(key))
             } else {
                 long = true;
                 self.cache.approach_long(LONG, &text[from..end])

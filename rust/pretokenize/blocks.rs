@@ -13,6 +13,10 @@ use super::masks::{Masks, low};
 use super::planes::Avx2;
 use super::planes::{Lanes, Portable, WIDTH};
 use super::text::Text;
+use crate::cache::prefetch;
+
+/// How far ahead of the scanner text is asked for, in bytes.
+const AHEAD: usize = 1024;
 
 /// What the block before leaves open: whether the text goes on inside a word, and whether the last
 /// character there is in lower case or of no case, a bit each.
@@ -163,8 +167,15 @@ impl Walk {
     ) {
         let length = text.bytes.len();
         while ends.len() < count && self.at < length {
-            let masks = Masks::read::<L>(text, self.at);
-            match rule.step(&masks, text, self.at, self.open) {
+            prefetch(text.bytes.as_ptr().wrapping_add(self.at + AHEAD));
+            let (ascii, high) = Masks::of_ascii::<L>(text, self.at);
+            let step = if high == 0 {
+                rule.step(&ascii, text, self.at, self.open)
+            } else {
+                let masks = ascii.and_others::<L>(high, text, self.at);
+                rule.step(&masks, text, self.at, self.open)
+            };
+            match step {
                 Step::Block(block) => {
                     let starts = block.starts & low(block.length) & (!1 | self.open.word);
                     push_bits(ends, self.at, starts);

@@ -33,52 +33,48 @@ pub struct Masks {
 
 impl Masks {
     /// The classes of the text from `at`, which is inside it, up to [`WIDTH`] bytes on.
-    #[inline(always)]
+    #[cfg(test)]
     pub fn read<L: Lanes>(text: Text<'_>, at: usize) -> Self {
-        let rest = &text.bytes[at..];
-        let mut padded = [0; WIDTH];
-        let (block, valid) = match rest.first_chunk::<WIDTH>() {
-            Some(block) => (block, !0),
-            None => {
-                padded[..rest.len()].copy_from_slice(rest);
-                (&padded, low(rest.len()))
-            }
-        };
-        let planes = L::planes(block);
-        let masks = Self::of_ascii(&planes, valid);
-        let high = planes[7];
+        let (masks, high) = Self::of_ascii::<L>(text, at);
         if high == 0 {
-            return masks;
+            masks
+        } else {
+            masks.and_others::<L>(high, text, at)
         }
-        let known = masks.with_high(block, &planes, text.classes);
-        known.unwrap_or_else(|| masks.with_invalid(high, text, at))
     }
 
+    /// The classes of the ASCII characters from `at`, and the bytes that are none: where there are
+    /// such, [`Masks::and_others`] makes this whole. (In two steps, for what is not in ASCII costs
+    /// nothing where the compiler sees that it is 0.)
     #[inline(always)]
-    fn of_ascii(planes: &Planes, valid: u64) -> Self {
-        let &[b0, b1, b2, b3, b4, b5, b6, b7] = planes;
-        // 0x41..=0x5A and 0x61..=0x7A: the low five bits are in 1..=26.
-        let past_z = b4 & b3 & (b2 | b1 & b0);
-        let letter = !b7 & b6 & (b4 | b3 | b2 | b1 | b0) & !past_z;
-        let low = !(b7 | b6);
-        let sign = low & b5 & !b4;
-        let control = low & !(b5 | b4) & b3;
-        let space = sign & !(b3 | b2 | b1 | b0);
-        let nine_to_thirteen = control & (b2 & !b1 | !b2 & (b1 | b0));
-        Self {
-            letter,
-            upper: letter & !b5,
+    pub fn of_ascii<L: Lanes>(text: Text<'_>, at: usize) -> (Self, u64) {
+        let mut padded = [0; WIDTH];
+        let (block, valid) = block(text, at, &mut padded);
+        let signs = L::signs(block);
+        let masks = Self {
+            letter: signs.letter,
+            upper: signs.upper,
             caseless: 0,
             mark: 0,
-            number: low & b5 & b4 & !(b3 & (b2 | b1)),
-            white: space | nine_to_thirteen,
-            space,
-            line: control & (b2 & !b1 & b0 | !b2 & b1 & !b0),
-            quote: sign & !b3 & b2 & b1 & b0,
-            slash: sign & b3 & b2 & b1 & b0,
+            number: signs.number,
+            white: signs.white,
+            space: signs.space,
+            line: signs.line,
+            quote: signs.quote,
+            slash: signs.slash,
             inner: 0,
             valid,
-        }
+        };
+        (masks, signs.high)
+    }
+
+    /// Adds the characters beyond ASCII, whose bytes are `high`.
+    #[inline(always)]
+    pub fn and_others<L: Lanes>(self, high: u64, text: Text<'_>, at: usize) -> Self {
+        let mut padded = [0; WIDTH];
+        let (block, _) = block(text, at, &mut padded);
+        let known = self.with_high(block, &L::planes(block), text.classes);
+        known.unwrap_or_else(|| self.with_invalid(high, text, at))
     }
 
     /// Adds the characters beyond ASCII; `None` where there is an invalid byte.
@@ -178,6 +174,19 @@ impl Masks {
             bits = (bits & !self.inner) | (bits & self.inner) << 1;
         }
         bits
+    }
+}
+
+/// The block at `at`, and the bytes of it that are text.
+#[inline(always)]
+fn block<'a>(text: Text<'a>, at: usize, padded: &'a mut [u8; WIDTH]) -> (&'a [u8; WIDTH], u64) {
+    let rest = &text.bytes[at..];
+    match rest.first_chunk::<WIDTH>() {
+        Some(block) => (block, !0),
+        None => {
+            padded[..rest.len()].copy_from_slice(rest);
+            (padded, low(rest.len()))
+        }
     }
 }
 

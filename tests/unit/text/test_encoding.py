@@ -230,6 +230,21 @@ def test_text_may_be_str_bytes_bytearray_or_memoryview():
         tokenizer.encode("a\ud800")
 
 
+@pytest.mark.parametrize("unit", ["naïve ", "日本 text ", "a😀 "])
+def test_a_large_str_has_the_ids_of_its_utf8(unit):
+    tokenizer = published("o200k_base")
+    for length in (1 << 14, (1 << 14) + 1, 50_000):
+        text = (unit * length)[:length]
+        ids = tokenizer.encode(text.encode())
+        # The second time the str keeps its UTF-8.
+        for _ in range(2):
+            np.testing.assert_array_equal(tokenizer.encode(text), ids)
+        assert tokenizer.count(text) == len(ids)
+        for place in (0, length // 2, length - 1):
+            with pytest.raises(UsageError, match="lone surrogate"):
+                tokenizer.encode(text[:place] + "\udfff" + text[place + 1 :])
+
+
 def test_the_empty_text_has_no_ids():
     for tokenizer in (Tokenizer.byte(), published("r50k_base")):
         for empty in ("", b""):
