@@ -114,6 +114,20 @@ def _parameter(key: str) -> str:
 @click.option(
     "--processes", type=click.IntRange(1), help="Processes of this machine to share each batch."
 )
+@click.option(
+    "--shard",
+    type=click.Choice(["auto", "on", "off"]),
+    default="auto",
+    show_default=True,
+    help="Whether each of several processes holds a part of the model; auto: of a large one.",
+)
+@click.option(
+    "--tensor-parallel",
+    type=click.IntRange(1),
+    default=1,
+    metavar="N",
+    help="So many processes share the heads and channels of each block.",
+)
 @click.option("--gpus", type=click.IntRange(1), help="So many processes, each with a GPU.")
 @click.option(
     "--log", default="LOG.md", show_default=True, help="Notebook for the run's entry; off: none."
@@ -124,6 +138,8 @@ def command(
     log: str,
     processes: int | None,
     gpus: int | None,
+    shard: str,
+    tensor_parallel: int,
     **options: Any,
 ) -> None:
     """Train a small GPT on FILE: text, a folder, or a dataset folder (dataset.txt if not given).
@@ -140,24 +156,36 @@ def command(
             raise UsageError(f"--gpus {gpus} trains on CUDA: leave out --device")
         if resume is None:
             options["training__device"] = "cuda"
-    if max(processes or 1, gpus or 1) > 1 and not is_launched():
-        sys.exit(launch(sys.argv[1:], max(processes or 1, gpus or 1)))
+    if not is_launched():
+        count = max(processes or 1, gpus or 1)
+        if count % tensor_parallel:
+            raise UsageError(
+                f"--tensor-parallel {tensor_parallel} needs a multiple of so many processes, not "
+                f"{count}: give --processes or --gpus"
+            )
+        if count > 1:
+            sys.exit(launch(sys.argv[1:], count))
     calm_threads()
     notebook = None if log == OFF else Path(log)
     if is_launched():
-        _as_one_of_many(path, resume, options, notebook)
+        from microgpt.training.ranks import Ranks
+
+        ranks = Ranks.of_environment(tensor_parallel, None if shard == "auto" else shard == "on")
+        _as_one_of_many(path, resume, options, notebook, ranks)
     else:
         _one(path, resume, options, notebook, None)
 
 
 def _as_one_of_many(
-    path: str | None, resume: str | None, options: Mapping[str, Any], log: Path | None
+    path: str | None,
+    resume: str | None,
+    options: Mapping[str, Any],
+    log: Path | None,
+    ranks: Ranks,
 ) -> None:
     """The first process does what a single one does; the others join it once it trains."""
     from microgpt.device import choose_device
-    from microgpt.training.ranks import Ranks
 
-    ranks = Ranks.of_environment()
     device = choose_device(options["training__device"] or "auto")
     with ranks.connected(device):
         if ranks.is_first:

@@ -44,14 +44,14 @@ class Attention(nn.Module):
         `mask` (T, S) is true where attention may look; None is causal, or everything for the one
         query that follows a filled `cache`.
         """
-        batch, length, width = x.shape
+        batch, length, _ = x.shape
         q, k, v = self._heads(self.qkv(x), rope)
         if cache is None:
             y = self._attend(q, k, v, mask)
         else:
             k, v = cache.append(self.layer, k, v)
             y = self._attend(q, k, v, mask) if length > 1 else self._attend_one(q, k, v)
-        return self.output(y.transpose(1, 2).reshape(batch, length, width))
+        return self.output(y.transpose(1, 2).reshape(batch, length, -1))
 
     def _heads(self, qkv: Tensor, rope: Rope | None) -> tuple[Tensor, Tensor, Tensor]:
         """Returns q (B, H, T, D), k and v (B, K, T, D), normalised and rotated where asked."""

@@ -13,18 +13,18 @@ import contextlib
 from collections.abc import Iterator, Mapping
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from microgpt.errors import CheckpointError
 
 
 class Average:
-    """The running average of a model's parameters."""
+    """The running average of a model's parameters, or of what this process holds of them."""
 
-    def __init__(self, model: nn.Module, share: float) -> None:
+    def __init__(self, parameters: Mapping[str, Tensor], share: float) -> None:
         self.share = share
-        self._parameters = dict(model.named_parameters())
+        self._parameters = dict(parameters)
         self._averages = {name: p.detach().clone() for name, p in self._parameters.items()}
 
     @torch.no_grad()
@@ -48,6 +48,10 @@ class Average:
             kept = parameter.clone()
             parameter.copy_(self._averages[name])
             self._averages[name].copy_(kept)
+
+    def averages(self) -> dict[str, Tensor]:
+        """Returns the averages, by name, while they are out of place."""
+        return self._averages
 
     def weights(self) -> dict[str, Tensor]:
         """Returns the weights that training goes on with, by name; `restore` takes them back."""

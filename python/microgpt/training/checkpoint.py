@@ -7,24 +7,19 @@ model, and the weights that training goes on with lie beside the moments.
 
 from __future__ import annotations
 
-import os
-import re
-from collections.abc import Mapping
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
+from functools import partial
 
-import safetensors
-import safetensors.torch
-from torch import Tensor
+import torch
 
 from microgpt.errors import CheckpointError
-from microgpt.model.gpt import GPT
-from microgpt.model.weights import load_weights, save_weights
+from microgpt.model.weights import Entry, TensorFile, write_tensors
 from microgpt.run_folder import Checkpoint, RunFolder
 from microgpt.training.average import Average
 from microgpt.training.optimizer import Optimizer
 from microgpt.training.recovery import Recovery
+from microgpt.training.sharding import Placement
 
 WEIGHTS_FILE = "model.safetensors"
 OPTIMIZER_FILE = "optimizer.safetensors"
@@ -48,17 +43,37 @@ class Position:
     recovery: Recovery = field(default_factory=Recovery)
 
 
+Contents = dict[str, list[Entry]]
+"""By file, the tensors of a checkpoint."""
+
+
+def contents(placement: Placement, optimizer: Optimizer, average: Average | None) -> Contents:
+    """Returns what a checkpoint of this moment holds. Of several processes, all must ask for each
+    value, in order; the first gets it."""
+    weights = {name: p.detach() for name, p in placement.here.items()}
+
+    def entries(values: Mapping[str, torch.Tensor], prefix: str = "") -> list[Entry]:
+        return [
+            Entry(prefix + name, placement.shapes[name], partial(placement.whole, name, value))
+            for name, value in values.items()
+        ]
+
+    unaveraged = [] if average is None else entries(weights, _UNAVERAGED)
+    return {
+        WEIGHTS_FILE: entries(weights if average is None else average.averages()),
+        OPTIMIZER_FILE: [*optimizer.entries(), *unaveraged],
+    }
+
+
 def save(
     run: RunFolder,
     position: Position,
-    model: GPT,
-    moments: Mapping[str, Tensor],
-    average: Average | None,
+    contents: Contents,
     tokenizer_fingerprint: str,
     keep: int,
 ) -> Checkpoint:
     """Writes a checkpoint of this moment; of the older ones stay the best and the newest, `keep`
-    with this one. `moments` is the optimizer's state.
+    with this one.
 
     Raises:
         CheckpointError: the system refused; the earlier ones are intact.
@@ -74,20 +89,20 @@ def save(
         "tokenizer_fingerprint": tokenizer_fingerprint,
     }
     writers = {
-        WEIGHTS_FILE: lambda path: _refusing(lambda: _save_model(model, average, path)),
-        OPTIMIZER_FILE: lambda path: _refusing(lambda: _save_optimizer(moments, average, path)),
+        file: lambda path, entries=entries: write_tensors(path, entries)
+        for file, entries in contents.items()
     }
     return run.write_checkpoint(position.step, state, writers, keep)
 
 
 def restore(
     checkpoint: Checkpoint,
-    model: GPT,
     optimizer: Optimizer,
     average: Average | None,
     tokenizer_fingerprint: str,
 ) -> Position:
     """Brings model, optimizer and average to the checkpoint's moment; returns how far that was.
+    Tensors are read one at a time.
 
     Raises:
         CheckpointError: it belongs to another tokenizer or model.
@@ -98,18 +113,21 @@ def restore(
             f"{checkpoint.path} was trained with another tokenizer than the dataset's: "
             "give the dataset it was trained on, or start a new run"
         )
-    load_weights(model, checkpoint.path / WEIGHTS_FILE)
-    path = checkpoint.path / OPTIMIZER_FILE
-    try:
-        tensors = safetensors.torch.load_file(path)
-    except (OSError, safetensors.SafetensorError) as error:
-        raise CheckpointError(f"cannot read {path}: {error}") from error
-    unaveraged = [name for name in tensors if name.startswith(_UNAVERAGED)]
-    weights = {name.removeprefix(_UNAVERAGED): tensors.pop(name) for name in unaveraged}
+    placement = optimizer.placement
+    weights = TensorFile(checkpoint.path / WEIGHTS_FILE)
+    moments = TensorFile(checkpoint.path / OPTIMIZER_FILE)
+    weights.require(placement.shapes)
+    with torch.no_grad():
+        for name, part in placement.here.items():
+            part.copy_(placement.cut(name, weights[name]))
+    stored = [name for name in moments if name.startswith(_UNAVERAGED)]
     if average is not None:
+        names = {key.removeprefix(_UNAVERAGED): key for key in stored}
+        unaveraged = _Lazy({n: partial(_cut, placement, n, moments, names[n]) for n in names})
         # A checkpoint of a run without averages begins with one of its weights alone.
-        average.restore(weights or average.weights())
-    optimizer.load(tensors)
+        average.restore(unaveraged or average.weights())
+    rest = moments.keys() - set(stored)
+    optimizer.load(_Lazy({name: partial(moments.__getitem__, name) for name in rest}))
     best = state["best"] or {}
     return Position(
         step=checkpoint.step,
@@ -122,26 +140,21 @@ def restore(
     )
 
 
-def _save_model(model: GPT, average: Average | None, path: Path) -> None:
-    with nullcontext() if average is None else average.in_place():
-        save_weights(model, path)
+def _cut(placement: Placement, name: str, file: TensorFile, key: str) -> torch.Tensor:
+    return placement.cut(name, file[key])
 
 
-def _save_optimizer(moments: Mapping[str, Tensor], average: Average | None, path: Path) -> None:
-    state = dict(moments)
-    if average is not None:
-        state |= {_UNAVERAGED + name: value for name, value in average.weights().items()}
-    # Momenta of one shape share a stack, and safetensors wants each tensor by itself.
-    tensors = {name: value.cpu().clone() for name, value in state.items()}
-    safetensors.torch.save_file(tensors, path)
+class _Lazy(Mapping[str, torch.Tensor]):
+    """Tensors that are read when they are asked for."""
 
+    def __init__(self, values: Mapping[str, Callable[[], torch.Tensor]]) -> None:
+        self._values = values
 
-def _refusing(write) -> None:
-    """Turns what safetensors says of a full disk into the system's own error."""
-    try:
-        write()
-    except safetensors.SafetensorError as error:
-        number = re.search(r"os error (\d+)", str(error))
-        if number is None:
-            raise OSError(str(error)) from error
-        raise OSError(int(number[1]), os.strerror(int(number[1]))) from error
+    def __getitem__(self, name: str) -> torch.Tensor:
+        return self._values[name]()
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._values)
+
+    def __len__(self) -> int:
+        return len(self._values)

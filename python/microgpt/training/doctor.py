@@ -89,9 +89,9 @@ def _look_at_the_newest(
     model = initialized_model(config, compute)
     optimizer = Optimizer(model, config.optimizer)
     share = config.optimizer.average_share
-    average = None if share is None else Average(model, share)
+    average = None if share is None else Average(optimizer.placement.here, share)
     fingerprint = dataset.manifest.tokenizer.fingerprint
-    position = checkpoint.restore(newest, model, optimizer, average, fingerprint)
+    position = checkpoint.restore(newest, optimizer, average, fingerprint)
     inputs, targets = loader.batch(position.step)
     streams = probe.streams(model, inputs, compute)
     loss = Stepper(model, config, compute).gradients(inputs, targets, position.step + 1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Iterator
 from contextlib import nullcontext
@@ -65,7 +66,8 @@ def evaluate(
     hold about so many. Where rows are aligned (`lines`), a window leaves out the torn line that it
     would begin with, and begins with the first line end among what is not counted. The split must
     have at least two tokens. Of several processes each measures some of the batches; all get the
-    same sum of the same addends, however many they are.
+    same sum of the same addends, however many they are. They call the model equally often, the last
+    time maybe for nothing, since they may hold it together.
     """
     losses: list[float] = []
     count = 0
@@ -75,12 +77,13 @@ def evaluate(
     precision = nullcontext() if compute.device.type == "cpu" else compute.autocast()
     with torch.inference_mode(), precision:
         batches = _batches(split, context, stride or context, rows, max_tokens, lines)
-        for number, (inputs, targets) in enumerate(batches):
-            count += int((targets != IGNORED).sum())
-            losses.append(0.0)
-            if number % ranks.world == ranks.rank:
-                loss = model(compute.tensor(inputs), compute.tensor(targets), reduction="sum")
-                losses[number] = float(loss)
+        for turn in iter(lambda: list(itertools.islice(batches, ranks.data_world)), []):
+            count += sum(int((targets != IGNORED).sum()) for _, targets in turn)
+            losses += [0.0] * len(turn)
+            inputs, targets = turn[min(ranks.data_rank, len(turn) - 1)]
+            loss = model(compute.tensor(inputs), compute.tensor(targets), reduction="sum")
+            if ranks.counts and ranks.data_rank < len(turn):
+                losses[ranks.data_rank - len(turn)] = float(loss)
     model.train(was_training)
     loss = sum(ranks.summed(losses)) / count if count else math.nan
     return Evaluation(loss, count, text_bytes / max(1, split.tokens))

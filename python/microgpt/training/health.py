@@ -53,33 +53,33 @@ UNREAD_SHARE = 0.9
 class Checkup:
     """Looks at a run in its first steps: `before` each step, `after` it, in a few of them only."""
 
-    def __init__(self, model: GPT, config: RunConfig, loader: Loader, compute: Compute) -> None:
-        self._model, self._config = model, config
+    def __init__(self, config: RunConfig, loader: Loader, compute: Compute) -> None:
+        self._config = config
         self._loader, self._compute = loader, compute
         self._updates: probe.Updates | None = None
         self._late = late_step(config)
         self.signs: dict[str, Any] = {}
         """What was measured, for the run's folder."""
 
-    def before(self, step: int) -> list[str]:
+    def before(self, step: int, model: GPT) -> list[str]:
         """Returns what is wrong before the first step, and prepares for `after`."""
         if step == EARLY_STEPS:
-            self._updates = probe.Updates(self._model)
+            self._updates = probe.Updates(model)
         if step != 1:
             return []
-        streams = self._streams(0)
+        streams = self._streams(0, model)
         self.signs["first_streams"] = as_numbers(streams)
-        return [*gain_findings(probe.gains(self._model)), *stream_findings(streams, trained=False)]
+        return [*gain_findings(probe.gains(model)), *stream_findings(streams, trained=False)]
 
-    def after(self, step: int, loss: float, recent: float) -> list[str]:
+    def after(self, step: int, loss: float, recent: float, model: GPT) -> list[str]:
         """Returns what is wrong after a step of this loss; `recent` is the mean of the last few."""
         found: list[str] = []
         if step == 1:
             self.signs["first_loss"] = loss
             found += first_loss_findings(loss, self._config.model.vocab_size)
         if step == EARLY_STEPS and self._updates is not None:
-            ratios, self._updates = self._updates.ratios(self._model), None
-            streams = self._streams(step)
+            ratios, self._updates = self._updates.ratios(model), None
+            streams = self._streams(step, model)
             self.signs |= {"early_streams": as_numbers(streams), "early_updates": ratios}
             found += update_findings(ratios)
             found += stream_findings(streams, trained=True)
@@ -89,12 +89,16 @@ class Checkup:
             found += unigram_findings(step, recent, entropy)
         return found
 
+    def is_due_before(self, step: int) -> bool:
+        """Whether `before` measures anything at this step."""
+        return step in (1, EARLY_STEPS)
+
     def is_due(self, step: int) -> bool:
         """Whether `after` measures anything at this step."""
         return step in (1, EARLY_STEPS, self._late)
 
-    def _streams(self, step: int) -> probe.Streams:
-        return probe.streams(self._model, self._loader.batch(step)[0], self._compute)
+    def _streams(self, step: int, model: GPT) -> probe.Streams:
+        return probe.streams(model, self._loader.batch(step)[0], self._compute)
 
 
 def late_step(config: RunConfig) -> int:

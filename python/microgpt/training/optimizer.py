@@ -11,6 +11,7 @@ takes the passes over gradients and weights.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -20,7 +21,8 @@ from microgpt.device import has_fast_bfloat16
 from microgpt.errors import CheckpointError
 from microgpt.model.gpt import GPT, Matrix
 from microgpt.model.kernels import core, flat
-from microgpt.training.ranks import ALONE, Ranks
+from microgpt.model.weights import Entry
+from microgpt.training.sharding import Placement
 
 MOMENTUM_START = 0.85
 MOMENTUM_STEPS = 300
@@ -34,14 +36,19 @@ class Optimizer:
     """The updates of one model's parameters.
 
     Of several processes each orthogonalises its share of the matrices, keeps their momenta alone,
-    and gives the others the new weights; AdamW, which is cheap, runs in all of them.
+    and gives the others the new weights; AdamW, which is cheap, runs in all of them, on what each
+    holds of the parameters.
     """
 
-    def __init__(self, model: GPT, config: OptimizerConfig, ranks: Ranks = ALONE) -> None:
-        self.config, self.ranks = config, ranks
-        named = list(model.named_parameters())
+    def __init__(
+        self, model: GPT, config: OptimizerConfig, placement: Placement | None = None
+    ) -> None:
+        """Prepares to update `model`, whose numbers lie where `placement` says (None: all here)."""
+        self.config = config
+        self.placement = placement = placement or Placement(model)
+        ranks, named = placement.ranks, list(placement.here.items())
         self.parameters = [p for _, p in named]
-        inside = model.block_matrices() if config.name == "muon" else []
+        inside = placement.matrices() if config.name == "muon" else []
         taken = {matrix.name for matrix in inside}
         groups = _by_shape(inside)
         self._shares = [
@@ -49,11 +56,14 @@ class Optimizer:
             for rank in range(ranks.world)
         ]
         mine = [parts[ranks.rank :: ranks.world] for parts in groups]
+        if placement.is_split:
+            for part in self._shares[ranks.rank]:
+                part.lend(self.parameters[0].device)
         self._muon = [_Stack(parts) for parts in mine if parts]
         self._rest = [(name, p) for name, p in named if name not in taken]
         matrices = [p for _, p in self._rest if p.dim() >= 2]
         others = [p for _, p in self._rest if p.dim() < 2]
-        fused = all(p.device.type in ("cpu", "cuda") for p in self.parameters)
+        self._fused = all(p.device.type in ("cpu", "cuda") for p in self.parameters)
         self._adamw = torch.optim.AdamW(
             [
                 {"params": matrices, "weight_decay": config.weight_decay},
@@ -62,13 +72,16 @@ class Optimizer:
             lr=config.lr,
             betas=(config.beta1, config.beta2),
             eps=config.eps,
-            fused=fused,
+            fused=self._fused,
         )
+        for _, p in self._rest:
+            step = torch.zeros((), device=p.device if self._fused else "cpu")
+            moments = {key: torch.zeros_like(p, requires_grad=False) for key in _MOMENTS}
+            self._adamw.state[p] = {"step": step, **moments}
 
     def clip(self) -> Tensor:
         """Returns the gradients' global norm, after which it is at most the setting's."""
-        gradients = [p.grad for p in self.parameters if p.grad is not None]
-        norm = nn.utils.get_total_norm(gradients)
+        norm = self.placement.norm()
         if self.config.clip is not None:
             nn.utils.clip_grads_with_norm_(self.parameters, self.config.clip, norm)
         return norm
@@ -83,31 +96,42 @@ class Optimizer:
             rise = min(1.0, step / MOMENTUM_STEPS)
             momentum = MOMENTUM_START + (momentum - MOMENTUM_START) * rise
         rate = self.config.muon_lr * factor
+        decay = self.config.weight_decay
+        self.placement.gather(self._shares)
         for stack in self._muon:
-            stack.step(rate, momentum, self.config.weight_decay)
-        self.ranks.spread([[part.weight for part in share] for share in self._shares])
+            stack.step(rate, momentum, decay)
+        self.placement.scatter(self._shares, 1 - rate * decay)
         for group in self._adamw.param_groups:
             group["lr"] = self.config.lr * factor
         self._adamw.step()
         for p in self.parameters:
             p.grad = None
 
-    def state(self) -> dict[str, Tensor]:
+    def entries(self) -> list[Entry]:
         """Returns all it remembers, by parameter name; `load` takes it back, also on another number
-        of processes. All of them must ask at once."""
-        mine = {key: value for stack in self._muon for key, value in stack.state()}
-        state = {}
-        for share in self._shares:
-            for part in share:
-                momentum = mine.get(part.key)
-                state[part.key] = (
-                    part.weight.new_empty(part.weight.shape) if momentum is None else momentum
-                )
-        self.ranks.spread([[state[part.key] for part in share] for share in self._shares])
+        of processes. All of them must ask for the values, in order, which the first then gets."""
+        entries = [
+            Entry(part.key, part.weight.shape, partial(self._momentum, part, source))
+            for source, share in enumerate(self._shares)
+            for part in share
+        ]
         for name, p in self._rest:
-            for key, value in self._adamw.state[p].items():
-                state[f"adamw.{name}.{key}"] = value
-        return state
+            state = self._adamw.state[p]
+            entries.append(Entry(f"adamw.{name}.step", (), partial(state.__getitem__, "step")))
+            for key in _MOMENTS:
+                whole = partial(self.placement.whole, name, state[key])
+                entries.append(Entry(f"adamw.{name}.{key}", self.placement.shapes[name], whole))
+        return entries
+
+    def _momentum(self, part: _Part, source: int) -> Tensor:
+        """Returns, in the first process, the momentum that `source` keeps."""
+        for stack in self._muon:
+            if part in stack.parts:
+                return self.placement.ranks.to_first(
+                    stack.momentum[stack.parts.index(part)], source
+                )
+        room = torch.empty(part.weight.shape, device=self.parameters[0].device)
+        return self.placement.ranks.to_first(room, source)
 
     def load(self, state: Mapping[str, Tensor]) -> None:
         """Takes back what `state` gave.
@@ -125,9 +149,14 @@ class Optimizer:
             for key, value in stack.state():
                 value.copy_(state[key])
         for name, p in self._rest:
+            step = state[f"adamw.{name}.step"]
+            moments = {
+                key: self.placement.cut(name, state[f"adamw.{name}.{key}"]) for key in _MOMENTS
+            }
             self._adamw.state[p] = {
-                "step": state[f"adamw.{name}.step"].clone(),
-                **{key: state[f"adamw.{name}.{key}"].to(p.device, copy=True) for key in _MOMENTS},
+                # The fused update counts where it computes.
+                "step": step.to(p.device, copy=True) if self._fused else step.clone(),
+                **{key: moment.to(p.device, copy=True) for key, moment in moments.items()},
             }
 
 
@@ -135,15 +164,23 @@ class _Part:
     """One logical matrix: some rows of a parameter."""
 
     def __init__(self, name: str, parameter: Tensor, rows: slice) -> None:
-        self.parameter, self.rows = parameter, rows
-        self.key = f"muon.{name}"
+        self.name, self.parameter, self.rows = name, parameter, rows
+        self.key = f"muon.{name}.{rows.start}"
         """The momentum's name in checkpoints."""
         self.weight = parameter.detach()[rows]
         height, width = self.weight.shape
         self.scale = max(1.0, height / width) ** 0.5
+        self._lent: Tensor | None = None
+
+    def lend(self, device: torch.device) -> None:
+        """Takes room for weight and gradient, of which several processes hold the numbers."""
+        self.weight = torch.zeros(self.weight.shape, device=device)
+        self._lent = torch.zeros_like(self.weight)
 
     def gradient(self) -> Tensor:
         """The part's rows of the gradient."""
+        if self._lent is not None:
+            return self._lent
         gradient = self.parameter.grad
         assert gradient is not None
         return gradient[self.rows]
@@ -154,7 +191,7 @@ def _by_shape(matrices: Iterable[Matrix]) -> list[list[_Part]]:
     for matrix in matrices:
         start = 0
         for height in matrix.rows:
-            part = _Part(f"{matrix.name}.{start}", matrix.parameter, slice(start, start + height))
+            part = _Part(matrix.name, matrix.parameter, slice(start, start + height))
             groups.setdefault(tuple(part.weight.shape), []).append(part)
             start += height
     return list(groups.values())

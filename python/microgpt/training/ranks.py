@@ -1,10 +1,10 @@
 """One run on several processes: who this one is, and what they tell one another.
 
-Every process holds the whole model and does a share of each batch's rows; gradients are added up,
-so that a step is that of the whole batch. The first (rank 0) alone writes. What decides how it
-goes on (losses, requests to stop, which checkpoint to begin from) is agreed on, so all decide
-alike.
-`torchrun` starts such processes, and `microgpt train --processes N` on one machine.
+Every process does a share of each batch's rows, on the whole model or on its part of it
+(`sharding.py`); gradients are added up, so that a step is that of the whole batch. The first
+(rank 0) alone writes. What decides how it goes on (losses, requests to stop, which checkpoint to
+begin from) is agreed on, so all decide alike. `torchrun` starts such processes, and
+`microgpt train --processes N` on one machine.
 """
 
 from __future__ import annotations
@@ -41,29 +41,54 @@ class Ranks:
     """Number of this process on its machine."""
     local_world: int = 1
     """Processes on this machine."""
+    tensor: int = 1
+    """Processes, one behind the other, that share each block and so the rows of a batch."""
+    shard: bool | None = None
+    """Whether each process holds a part of the model; None: where it is large (`sharding.py`)."""
 
     @staticmethod
-    def of_environment() -> Ranks:
+    def of_environment(tensor: int = 1, shard: bool | None = None) -> Ranks:
         """Returns what the variables that `torchrun` sets say.
 
         Raises:
-            UsageError: they are set halfway.
+            UsageError: they are set halfway, or the processes do not divide by `tensor`.
         """
         names = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")
         if "WORLD_SIZE" not in os.environ or "RANK" not in os.environ:
             return Ranks()
         try:
-            return Ranks(*(int(os.environ[name]) for name in names))
+            rank, world, local_rank, local_world = (int(os.environ[name]) for name in names)
         except (KeyError, ValueError) as error:
             raise UsageError(
                 f"the environment sets RANK, but {error} is no number: start with torchrun, or "
                 "with microgpt train --processes N"
             ) from error
+        if world % tensor:
+            raise UsageError(
+                f"{world} processes do not divide by --tensor-parallel {tensor}: give a "
+                "multiple of it"
+            )
+        return Ranks(rank, world, local_rank, local_world, tensor, shard)
 
     @property
     def is_first(self) -> bool:
         """Whether this is the process that writes."""
         return self.rank == 0
+
+    @property
+    def data_rank(self) -> int:
+        """Which share of the rows this process takes."""
+        return self.rank // self.tensor
+
+    @property
+    def data_world(self) -> int:
+        """Shares of the rows of a batch."""
+        return self.world // self.tensor
+
+    @property
+    def counts(self) -> bool:
+        """Whether this process speaks for those that take the same rows."""
+        return self.rank % self.tensor == 0
 
     @contextmanager
     def connected(self, device: str) -> Iterator[None]:
@@ -91,13 +116,13 @@ class Ranks:
         Raises:
             UsageError: the batch has fewer rows than there are processes.
         """
-        rows = config.training.batch_rows or 1
-        if rows < self.world:
+        rows, world = config.training.batch_rows or 1, self.data_world
+        if rows < world:
             raise UsageError(
-                f"a batch has {rows} rows, too few for {self.world} processes: give a larger "
+                f"a batch has {rows} rows, too few for {world} processes: give a larger "
                 "--batch-rows or fewer processes"
             )
-        return slice(rows * self.rank // self.world, rows * (self.rank + 1) // self.world)
+        return slice(rows * self.data_rank // world, rows * (self.data_rank + 1) // world)
 
     def threads(self, wanted: int) -> int:
         """Returns the threads that this process may take: of several, its share of the cores."""
@@ -131,14 +156,14 @@ class Ranks:
 
     # Tensors
 
-    def add_up(self, tensors: Iterable[Tensor]) -> None:
-        """Puts the sum over processes in the place of each tensor."""
+    def add_up(self, tensors: Iterable[Tensor], group: Any = None) -> None:
+        """Puts the sum over processes (those of `group`, or all) in the place of each tensor."""
         if self.world == 1:
             return
         for bucket in _buckets(tensors):
             flat = torch.cat([tensor.flatten() for tensor in bucket])
             with _telling():
-                dist.all_reduce(flat)
+                dist.all_reduce(flat, group=group)
             _scatter(flat, bucket)
 
     def spread(self, shares: Sequence[Sequence[Tensor]]) -> None:
@@ -153,6 +178,27 @@ class Ranks:
         for source, (flat, share) in enumerate(zip(flats, shares, strict=True)):
             if flat is not None and source != self.rank:
                 _scatter(flat, share)
+
+    def swap(
+        self, sends: Sequence[tuple[Tensor, int]], receives: Sequence[tuple[Tensor, int]]
+    ) -> None:
+        """Sends contiguous tensors to processes and fills others with what they send, each pair of
+        processes in one order."""
+        transfers = [dist.P2POp(dist.isend, tensor, to) for tensor, to in sends]
+        transfers += [dist.P2POp(dist.irecv, tensor, source) for tensor, source in receives]
+        if transfers:
+            with _telling():
+                for transfer in dist.batch_isend_irecv(transfers):
+                    transfer.wait()
+
+    def to_first(self, tensor: Tensor, source: int) -> Tensor:
+        """Returns, in the first process, the tensor that `source` has; all must ask, with one of
+        its shape."""
+        if source and self.rank == source:
+            self.swap([(tensor.contiguous(), 0)], [])
+        elif source and self.is_first:
+            self.swap([], [(tensor, source)])
+        return tensor
 
 
 ALONE = Ranks()
@@ -186,6 +232,17 @@ def _telling() -> Iterator[Any]:
         yield
     except RuntimeError as error:
         raise PeerLost from error
+
+
+@contextmanager
+def peers_told_of() -> Iterator[None]:
+    """Turns what torch says, in the middle of a model, when a process is gone into a sentence."""
+    try:
+        yield
+    except RuntimeError as error:
+        if isinstance(error, dist.DistError) or "gloo" in str(error).lower():
+            raise PeerLost from error
+        raise
 
 
 class PeerLost(TrainingError):

@@ -11,7 +11,7 @@ import contextlib
 import logging
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Literal, Protocol
 
@@ -23,10 +23,12 @@ from microgpt.config import RunConfig
 from microgpt.data.loader import IGNORED, LineRules, Loader
 from microgpt.data.shards import Dataset
 from microgpt.device import Compute
+from microgpt.errors import CheckpointError
 from microgpt.model.fused import FusedPass, fits
 from microgpt.model.gpt import GPT
+from microgpt.model.weights import Entry
 from microgpt.run_folder import RunFolder
-from microgpt.training import checkpoint, schedule
+from microgpt.training import checkpoint, schedule, sharding
 from microgpt.training.average import Average
 from microgpt.training.checkpoint import Position
 from microgpt.training.disk import DiskPatience
@@ -34,8 +36,9 @@ from microgpt.training.evaluate import Evaluation, evaluate
 from microgpt.training.health import Checkup
 from microgpt.training.interrupt import Interrupt
 from microgpt.training.optimizer import Optimizer
-from microgpt.training.ranks import ALONE, Ranks
+from microgpt.training.ranks import ALONE, Ranks, peers_told_of
 from microgpt.training.recovery import WentWrong
+from microgpt.training.sharding import Placement
 from microgpt.training.threads import ThreadWatch
 
 ALL = slice(None)
@@ -104,7 +107,7 @@ class Trainer:
         arguments, and the first writes.
 
         Raises:
-            UsageError: more processes than rows in a batch.
+            UsageError: more processes than rows in a batch, or that cannot share the model.
             CheckpointError: the checkpoint belongs to another tokenizer or model.
         """
         self.run, self.config, self.dataset, self.lines = run, config, dataset, lines
@@ -120,9 +123,11 @@ class Trainer:
         if settings.threads is not None:
             torch.set_num_threads(ranks.threads(settings.threads))
         self.model = initialized_model(config, self.compute)
-        self.optimizer = Optimizer(self.model, config.optimizer, ranks)
+        ranks.spread([[p.detach() for p in self.model.parameters()]])
+        self.placement = sharding.place(self.model, ranks, self.compute.device)
+        self.optimizer = Optimizer(self.model, config.optimizer, self.placement)
         self.average = self._new_average()
-        self.stepper = Stepper(self.model, config, self.compute)
+        self.stepper = Stepper(self.model, config, self.compute, self.placement)
         many = settings.threads or 1
         adapts = settings.adapt_threads and many > 1 and ranks.world == 1
         self.threads = ThreadWatch(many) if adapts else None
@@ -130,7 +135,7 @@ class Trainer:
             dataset.train, config.model.context, settings.batch_rows, config.data.seed, lines
         )
         self.position = self._restored()
-        self._checkup = Checkup(self.model, config, self.loader, self.compute)
+        self._checkup = Checkup(config, self.loader, self.compute)
         self._disk = DiskPatience(settings.disk_minutes, watcher.say)
         self._began = time.monotonic() - self.position.elapsed_seconds
         self._saved_at = time.monotonic()
@@ -143,7 +148,7 @@ class Trainer:
             TrainingError: steps went wrong too often in a row; the last checkpoint is kept.
             CheckpointError: a checkpoint could not be written; the last one is kept.
         """
-        with Interrupt() as interrupt:
+        with Interrupt() as interrupt, peers_told_of():
             self._disk.interrupted = lambda: interrupt.requested
             while self.position.step < self.steps and not self._patience_is_over():
                 try:
@@ -158,8 +163,7 @@ class Trainer:
 
     def _advance(self, interrupt: Interrupt) -> bool:
         """Does one step, and what is due after it; returns whether somebody asked to stop."""
-        if self.ranks.is_first:
-            self._report(self._checkup.before(self.position.step + 1))
+        self._check_before(self.position.step + 1)
         row = self._step()
         row["elapsed_seconds"] = round(self._elapsed(), 3)
         self._check(row)
@@ -187,12 +191,11 @@ class Trainer:
             self.run.rewind(newest)
         step = self.ranks.from_first(lambda: newest.step if newest else 0)
         if step == 0:
-            self.ranks.spread([[p.detach() for p in self.model.parameters()]])
             return Position()
         if newest is None:
             newest = self.run.checkpoint_of(step)
         fingerprint = self.dataset.manifest.tokenizer.fingerprint
-        return checkpoint.restore(newest, self.model, self.optimizer, self.average, fingerprint)
+        return checkpoint.restore(newest, self.optimizer, self.average, fingerprint)
 
     def _roll_back(self, fault: WentWrong) -> bool:
         """Goes back to the newest checkpoint, or the start, and leaves out what went wrong."""
@@ -200,16 +203,25 @@ class Trainer:
         back_to = self.ranks.from_first(lambda: newest.step if newest else 0)
         most = self.config.training.rollbacks
         recovery = self.position.recovery.after(fault, back_to, most)
-        self.model.zero_grad()
+        for part in self.placement.here.values():
+            part.grad = None
         if back_to == 0:
-            self.model.load_state_dict(initialized_model(self.config, self.compute).state_dict())
-            self.optimizer = Optimizer(self.model, self.config.optimizer, self.ranks)
-            self.average = self._new_average()
+            self._begin_anew()
         self.position = self._restored()
         self.position.recovery = replace(recovery, recent=self.position.recovery.recent)
         self.watcher.say(recovery.events[-1])
         self._note_facts(rollbacks=list(recovery.events))
         return False
+
+    @torch.no_grad()
+    def _begin_anew(self) -> None:
+        """Brings everything to where it was before the first step."""
+        first = initialized_model(self.config, self.compute)
+        self.ranks.spread([[p.detach() for p in first.parameters()]])
+        for name, p in first.named_parameters():
+            self.placement.here[name].copy_(self.placement.cut(name, p.detach()))
+        self.optimizer = Optimizer(self.model, self.config.optimizer, self.placement)
+        self.average = self._new_average()
 
     def _require_sound_weights(self) -> None:
         """Does nothing where the weights are ones to go back to.
@@ -217,7 +229,7 @@ class Trainer:
         Raises:
             WentWrong: one is no finite number.
         """
-        if not all(bool(torch.isfinite(p).all()) for p in self.model.parameters()):
+        if not self.placement.is_sound():
             step = self.position.step
             raise WentWrong(step, f"a weight after step {step} is not a finite number")
 
@@ -225,20 +237,41 @@ class Trainer:
         self._require_sound_weights()
         step = self.position.step
         self.position.elapsed_seconds = self._elapsed()
-        moments = self.optimizer.state()
-        self._write(
-            f"the checkpoint of step {step}",
-            lambda: checkpoint.save(
+        contents = checkpoint.contents(self.placement, self.optimizer, self.average)
+        if self.ranks.is_first:
+            try:
+                self._disk(f"the checkpoint of step {step}", lambda: self._save_from_all(contents))
+            finally:
+                self.ranks.from_first(lambda: 0)
+        else:
+            while self.ranks.from_first(lambda: 0):
+                _give(contents, 0)
+        self._saved_at = time.monotonic()
+
+    def _save_from_all(self, contents: checkpoint.Contents) -> None:
+        """Tries to write a checkpoint; the others send their parts, also where it fails."""
+        self.ranks.from_first(lambda: 1)
+        asked = 0
+
+        def counted(entry: Entry) -> Entry:
+            def value() -> Tensor:
+                nonlocal asked
+                asked += 1
+                return entry.value()
+
+            return entry._replace(value=value)
+
+        try:
+            checkpoint.save(
                 self.run,
                 self.position,
-                self.model,
-                moments,
-                self.average,
+                {file: [counted(entry) for entry in entries] for file, entries in contents.items()},
                 self.dataset.manifest.tokenizer.fingerprint,
                 self.config.training.keep_checkpoints,
-            ),
-        )
-        self._saved_at = time.monotonic()
+            )
+        except (OSError, CheckpointError):
+            _give(contents, asked)
+            raise
 
     def _write(self, what: str, write: Callable[[], Any]) -> None:
         """Writes in the run's folder, where this process is the one to."""
@@ -248,13 +281,26 @@ class Trainer:
     def _note_facts(self, **facts: Any) -> None:
         self._write("run.json", lambda: self.run.update_facts(**facts))
 
+    def _seen(self) -> GPT | None:
+        """Returns the model for the first process to look at, None for the others."""
+        model = self.placement.seen(self.placement.here)
+        return model if self.ranks.is_first else None
+
+    def _check_before(self, step: int) -> None:
+        """Reports what the checkup finds wrong before a step, where it looks."""
+        if self._checkup.is_due_before(step) and (model := self._seen()) is not None:
+            self._report(self._checkup.before(step, model))
+
     def _check(self, row: Mapping[str, Any]) -> None:
         """Reports what the checkup finds wrong, in the few steps where it looks."""
-        step, due = row["step"], self.ranks.is_first and self._checkup.is_due(row["step"])
-        if not due or not math.isfinite(row["loss"]):
+        step = row["step"]
+        if not self._checkup.is_due(step) or not math.isfinite(row["loss"]):
+            return
+        if (model := self._seen()) is None:
             return
         losses = self.position.recovery.recent[-10:]
-        self._report(self._checkup.after(step, row["loss"], math.fsum(losses) / len(losses)))
+        recent = math.fsum(losses) / len(losses)
+        self._report(self._checkup.after(step, row["loss"], recent, model))
         known = self.run.read_facts().get("signs", {})
         self._note_facts(signs={**known, **self._checkup.signs})
 
@@ -269,11 +315,16 @@ class Trainer:
 
     def _new_average(self) -> Average | None:
         share = self.config.optimizer.average_share
-        return None if share is None else Average(self.model, share)
+        return None if share is None else Average(self.placement.here, share)
 
-    def _averaged(self) -> contextlib.AbstractContextManager[None]:
+    @contextlib.contextmanager
+    def _averaged(self) -> Iterator[None]:
         """While it lasts, the model is what is saved: where asked for, the weights' average."""
-        return contextlib.nullcontext() if self.average is None else self.average.in_place()
+        with contextlib.nullcontext() if self.average is None else self.average.in_place():
+            try:
+                yield
+            finally:
+                self.placement.settle()
 
     def _step(self) -> dict[str, Any]:
         """Does one step, or passes over one that went wrong; returns its row of metrics.
@@ -289,8 +340,8 @@ class Trainer:
         if number not in self.position.recovery.skipped:
             inputs, targets = self.loader.batch(self.position.step)
             loss = self.stepper.gradients(inputs, targets, number, self.rows)
-            (loss,) = self.ranks.summed([loss])
-            self.ranks.add_up(p.grad for p in self.model.parameters() if p.grad is not None)
+            (loss,) = self.ranks.summed([loss if self.ranks.counts else 0.0])
+            self.placement.collect()
             norm = float(self.optimizer.clip())
             spike = self.config.training.spike_nats
             self.position.recovery.require_sound(number, loss, norm, spike)
@@ -353,10 +404,11 @@ class Trainer:
         self.watcher.step(row)
 
     def _sample(self) -> None:
-        if self.sampler is None or not self.ranks.is_first:
-            return
         with self._averaged():
-            text = self.sampler(self.model, self.position.step)
+            model = self._seen()
+            if model is None or self.sampler is None:
+                return
+            text = self.sampler(model, self.position.step)
         self.model.train()
         self._write("a sample", lambda: self.run.append_sample(self.position.step, text))
         self.watcher.sample(self.position.step, text)
@@ -375,6 +427,12 @@ class Trainer:
         return patience is not None and self.position.evaluations_without_gain >= patience
 
 
+def _give(contents: checkpoint.Contents, given: int) -> None:
+    """Takes part in gathering the contents of a checkpoint, but for the first so many tensors."""
+    for entry in [entry for entries in contents.values() for entry in entries][given:]:
+        entry.value()
+
+
 def initialized_model(config: RunConfig, compute: Compute) -> GPT:
     """Returns the model of `config` as its seed draws it, ready to train on the device."""
     torch.manual_seed(config.training.seed)
@@ -384,16 +442,29 @@ def initialized_model(config: RunConfig, compute: Compute) -> GPT:
 class Stepper:
     """Forward and backward over one batch, in micro-batches where the settings say so."""
 
-    def __init__(self, model: GPT, config: RunConfig, compute: Compute) -> None:
+    def __init__(
+        self,
+        model: GPT,
+        config: RunConfig,
+        compute: Compute,
+        placement: Placement | None = None,
+    ) -> None:
         settings = config.training
         self.compute, self.seed = compute, settings.seed
+        is_split = placement is not None and placement.is_split
+        self.scale = placement.ranks.data_world if placement is not None and is_split else 1
+        """FSDP averages gradients over processes, where sums are wanted."""
         self.has_noise = config.model.dropout > 0
         self.micro_batch_rows = settings.micro_batch_rows or settings.batch_rows or 1
         self.forward: Callable[..., Tensor] = model
         self.fused: FusedPass | None = None
         if settings.compile:
             self._compile(model, config.model.context)
-        elif fits(config.model, self.compute.device) and not model.recompute_activations:
+        elif (
+            fits(config.model, self.compute.device)
+            and not model.recompute_activations
+            and not is_split
+        ):
             dtype = torch.bfloat16 if compute.bfloat16 else torch.float32
             self.fused = FusedPass(model, dtype)
 
@@ -428,6 +499,6 @@ class Stepper:
                 continue
             with self.compute.autocast():
                 loss = self.forward(ids, goals, reduction="sum") / count
-            loss.backward()
+            (loss * self.scale if self.scale != 1 else loss).backward()
             losses.append(loss.detach())
         return float(torch.stack(losses).sum())

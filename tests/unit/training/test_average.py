@@ -10,7 +10,7 @@ from microgpt.training.average import Average
 
 def trained(steps: int, share: float) -> tuple[nn.Linear, Average, list[torch.Tensor]]:
     model = nn.Linear(3, 2)
-    average, seen = Average(model, share), []
+    average, seen = Average(dict(model.named_parameters()), share), []
     for step in range(1, steps + 1):
         with torch.no_grad():
             model.weight.normal_(generator=torch.Generator().manual_seed(step))
@@ -48,7 +48,7 @@ def test_a_restored_average_goes_on_bit_for_bit():
     other = nn.Linear(3, 2)
     with average.in_place():
         other.load_state_dict(model.state_dict())
-    again = Average(other, 0.5)
+    again = Average(dict(other.named_parameters()), 0.5)
     again.restore(weights)
     for each in (average, again):
         each.update(6)
