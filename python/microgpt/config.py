@@ -26,6 +26,7 @@ Position = Literal["rope", "learned", "sinusoidal", "none"]
 Norm = Literal["rmsnorm", "layernorm", "none"]
 NormPlace = Literal["pre", "post"]
 FeedForward = Literal["swiglu", "gelu", "relu", "squared_relu"]
+AttentionKind = Literal["softmax", "linear"]
 
 
 def _require(holds: bool, sentence: str) -> None:
@@ -75,8 +76,12 @@ class ModelConfig:
     """Logits are squashed into (-cap, cap) by cap x tanh(logits / cap); None: off."""
     zero_output: bool = False
     """The matrices that write to the residual stream start at zero, each block as an identity."""
+    attention: AttentionKind = "softmax"
+    """`linear`: a decaying sum of keys and values in place of a softmax over positions."""
     sliding_window: int | None = None
     """Positions that attention looks back over, itself included; None: all of the context."""
+    document_start: int | None = None
+    """The id that begins documents: attention does not look back beyond it. None: it does."""
     dropout: float = 0.0
     """Share of activations dropped in training (planned: some in a run of many passes)."""
 
@@ -110,6 +115,16 @@ class ModelConfig:
         _require(
             self.sliding_window is None or self.sliding_window >= 1,
             f"sliding_window is {self.sliding_window}, but must be at least 1 (leave out for none)",
+        )
+        _require(
+            self.attention == "softmax"
+            or (self.sliding_window is None and self.document_start is None),
+            "linear attention forgets by itself: sliding_window and document_start belong to "
+            "attention = 'softmax'",
+        )
+        _require(
+            self.document_start is None or 0 <= self.document_start < self.vocab_size,
+            f"document_start is {self.document_start}, but must be an id below {self.vocab_size}",
         )
         _require(0 <= self.dropout < 1, f"dropout is {self.dropout}, but must lie in [0, 1)")
         _require(self.rope_theta > 0, f"rope_theta is {self.rope_theta}, but must be positive")
@@ -248,7 +263,10 @@ class TrainingConfig:
     seed: int = 0
     """Seed of the initial weights and of dropout."""
     device: str = "auto"
-    dtype: Literal["auto", "float32", "bfloat16"] = "auto"
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    """Of matrix products; under float16 the loss is scaled. Weights are float32 in any case."""
+    tf32: bool = True
+    """Whether float32 products on CUDA may use TF32."""
     compile: bool = False
     threads: int | None = None
     """Threads of one CPU process; None: chosen."""

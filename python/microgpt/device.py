@@ -50,7 +50,8 @@ def choose_device(name: str) -> str:
 
 
 def choose_dtype(name: str, device: str) -> str:
-    """Returns "float32" or "bfloat16"; "auto" is bfloat16 on a CUDA device that computes in it."""
+    """Returns "float32", "bfloat16" or "float16"; "auto" is bfloat16 on a CUDA device that computes
+    in it, else float32."""
     import torch
 
     if name != "auto":
@@ -78,11 +79,13 @@ class Compute:
     """A device and the precision of its matrix products. Weights are float32 whatever it is."""
 
     device: torch.device
-    bfloat16: bool
+    dtype: str = "float32"
+    """"float32", "bfloat16" or "float16"."""
 
     @staticmethod
-    def of(device: str, dtype: str) -> Compute:
-        """Returns the compute for settings that may be "auto"; float32 products may use TF32.
+    def of(device: str, dtype: str, tf32: bool = True) -> Compute:
+        """Returns the compute for settings that may be "auto". With `tf32`, float32 products on
+        CUDA may round what they multiply to TF32's ten bits.
 
         Raises:
             UsageError: the device is not there.
@@ -91,16 +94,16 @@ class Compute:
 
         chosen = choose_device(device)
         if chosen.startswith("cuda"):
-            torch.set_float32_matmul_precision("high")
-        return Compute(torch.device(chosen), choose_dtype(dtype, chosen) == "bfloat16")
+            torch.set_float32_matmul_precision("high" if tf32 else "highest")
+        return Compute(torch.device(chosen), choose_dtype(dtype, chosen))
 
     def autocast(self) -> contextlib.AbstractContextManager[Any]:
         """Returns a context in which matrix products take this precision."""
         import torch
 
-        if not self.bfloat16:
+        if self.dtype == "float32":
             return contextlib.nullcontext()
-        return torch.autocast(self.device.type, torch.bfloat16)
+        return torch.autocast(self.device.type, getattr(torch, self.dtype))
 
     def tensor(self, array: NDArray[Any]) -> torch.Tensor:
         """Returns a copy of `array` on the device."""

@@ -42,7 +42,7 @@ def work(dataset: Path, run: Path, ranks: Ranks, kill_at: int) -> dict:
     config = replace(CONFIG, model=replace(CONFIG.model, dropout=0.0, n_head=4, n_kv_head=2))
     config = replace(config, training=replace(config.training, steps=16, batch_rows=5))
     opened = Dataset.open(dataset)
-    compute = Compute(torch.device("cpu"), False)
+    compute = Compute(torch.device("cpu"))
     sampler = lambda model, step: f"{step} {model.head.weight.sum().item():.3f}"  # noqa: E731
     with ranks.connected("cpu"):
         model = initialized_model(config, compute)

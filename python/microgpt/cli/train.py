@@ -64,7 +64,7 @@ SETTINGS = (
     ("--evaluate-every", "training.evaluate_every", "Steps between evaluations."),
     ("--patience", "training.patience", "Evaluations without a gain that end the run."),
     ("--device", "training.device", "auto, cpu, cuda, cuda:1, mps."),
-    ("--dtype", "training.dtype", "auto, float32 or bfloat16."),
+    ("--dtype", "training.dtype", "auto, float32, bfloat16 or float16."),
     ("--threads", "training.threads", "CPU threads; measured where not given."),
     ("--align", "data.align", "lines: rows begin at line starts."),
     ("--loss-after", "data.loss_after", "Learn only what follows this on a line, such as '='."),

@@ -26,19 +26,22 @@ from microgpt.model.norm import RMSNorm
 from microgpt.model.sizes import CHUNK_LOGITS
 
 
-def fits(config: ModelConfig, device: torch.device) -> bool:
-    """Says whether `FusedPass` computes this model."""
+def fits(config: ModelConfig, device: torch.device, dtype: str = "float32") -> bool:
+    """Says whether `FusedPass` computes this model, with products in `dtype`."""
     biases = (config.qkv_bias, config.attention_output_bias, config.feed_forward_bias,
               config.head_bias)  # fmt: skip
     return (
         core is not None
         and device.type == "cpu"
+        and dtype != "float16"
         and config.norm == "rmsnorm"
         and config.norm_place == "pre"
         and config.final_norm
         and config.position in ("rope", "none")
         and config.feed_forward in ("swiglu", "squared_relu")
+        and config.attention == "softmax"
         and config.sliding_window is None
+        and config.document_start is None
         and config.dropout == 0
         and not any(biases)
     )

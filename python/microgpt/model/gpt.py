@@ -30,7 +30,15 @@ from torch.utils.checkpoint import checkpoint
 
 from microgpt.config import ModelConfig
 from microgpt.errors import UsageError
-from microgpt.model.attention import Attention, Rope, window_mask
+from microgpt.model.attention import (
+    Attention,
+    Mask,
+    Rope,
+    block_mask,
+    document_mask,
+    flexible,
+    window_mask,
+)
 from microgpt.model.feed_forward import make_feed_forward
 from microgpt.model.kv_cache import KVCache
 from microgpt.model.loss import IGNORED, head_loss, softcapped
@@ -60,7 +68,7 @@ class Block(nn.Module):
         self.norm_first = config.norm_place == "pre"
 
     def forward(
-        self, x: Tensor, rope: Rope | None, mask: Tensor | None, cache: KVCache | None = None
+        self, x: Tensor, rope: Rope | None, mask: Mask, cache: KVCache | None = None
     ) -> Tensor:
         """Returns the stream after this block, (B, T, C)."""
         if self.norm_first:
@@ -135,7 +143,7 @@ class GPT(nn.Module):
             )
         x = self._embed(ids, start)
         rope = self._rope(start, length)
-        mask = self._mask(start, length, ids.device)
+        mask = self._mask(start, ids, cache)
         for block in self.blocks:
             if self.recompute_activations and self.training:
                 x = checkpoint(block, x, rope, mask, use_reentrant=False)
@@ -162,13 +170,30 @@ class GPT(nn.Module):
         cos, sin = self.get_buffer("rope_cos"), self.get_buffer("rope_sin")
         return cos[start : start + length], sin[start : start + length]
 
-    def _mask(self, start: int, length: int, device: torch.device) -> Tensor | None:
+    def _mask(self, start: int, ids: Tensor, cache: KVCache | None) -> Mask:
         """Returns None where attention is plainly causal, or one query that sees all it may."""
-        window = self.config.sliding_window
+        window, length, device = self.config.sliding_window, ids.size(1), ids.device
+        documents = self._documents(start, ids, cache)
         narrow = window is not None and window < start + length
-        if length == 1 or (start == 0 and not narrow):
+        if documents is None and (length == 1 or (start == 0 and not narrow)):
             return None
-        return window_mask(length, start + length, window, device)
+        noisy = self.config.dropout > 0 and self.training
+        if cache is None and not noisy and flexible(device.type) is not None:
+            return block_mask(length, window, documents, device)
+        seen = window_mask(length, start + length, window, device)
+        return seen if documents is None else document_mask(seen, documents[:, start:], documents)
+
+    def _documents(self, start: int, ids: Tensor, cache: KVCache | None) -> Tensor | None:
+        """Returns the number of each position's document, (B, S), where attention stays inside."""
+        if self.config.document_start is None:
+            return None
+        numbers = (ids == self.config.document_start).cumsum(1)
+        if cache is None:
+            return numbers
+        if start:
+            numbers = numbers + cache.documents[:, start - 1, None]
+        cache.documents[:, start : start + ids.size(1)] = numbers
+        return cache.documents[:, : start + ids.size(1)]
 
     @torch.no_grad()
     def initialize(self, generator: torch.Generator | None = None) -> None:
@@ -194,6 +219,8 @@ class GPT(nn.Module):
         for block in self.blocks:
             assert isinstance(block, Block)
             block.attention.output.weight.mul_(writes)
+            if block.attention.decay is not None:
+                self._initialize_decay(block.attention.decay)
             block.feed_forward.get_submodule("down").get_parameter("weight").mul_(writes)
         head_std = min(0.02, 0.25 / math.sqrt(config.n_embd))
         nn.init.normal_(self.head.weight, std=head_std, generator=generator)
@@ -202,6 +229,12 @@ class GPT(nn.Module):
             nn.init.normal_(self.embedding.weight, std=std, generator=generator)
         if config.position == "learned":
             nn.init.normal_(self.positions.weight, std=std, generator=generator)
+
+    def _initialize_decay(self, decay: nn.Linear) -> None:
+        """Lets heads remember about 2, ..., 256 positions, whatever the token."""
+        nn.init.zeros_(decay.weight)
+        memory = torch.logspace(1, 8, decay.out_features, 2.0)
+        decay.bias.copy_(torch.log(memory - 1))
 
     def block_matrices(self) -> list[Matrix]:
         """Returns the matrices inside the blocks, which Muon orthogonalises, each with the heights

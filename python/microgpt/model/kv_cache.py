@@ -23,9 +23,17 @@ class KVCache:
         device: torch.device | str = "cpu",
         dtype: torch.dtype = torch.float32,
     ) -> None:
-        shape = (config.n_layer, batch, config.kv_heads, config.context, config.head_width)
+        width = config.head_width
+        linear = config.attention == "linear"
+        kept = 0 if linear else config.context
+        shape = (config.n_layer, batch, config.kv_heads, kept, width)
         self.keys = torch.zeros(shape, device=device, dtype=dtype)
         self.values = torch.zeros(shape, device=device, dtype=dtype)
+        heads = config.n_head if linear else 0
+        self.states = torch.zeros(config.n_layer, batch, heads, width, width, device=device)
+        """Of linear attention, in place of keys and values: (layers, B, H, D, D)."""
+        self.documents = torch.zeros(batch, config.context, device=device, dtype=torch.long)
+        """Numbers of the documents that positions belong to, where attention stays inside them."""
         self.capacity = config.context
         self.length = 0
         """Positions that hold keys and values of every layer."""
@@ -44,5 +52,7 @@ class KVCache:
         self.length += positions
 
     def truncate(self, length: int) -> None:
-        """Forgets all positions from `length` on."""
+        """Forgets all positions from `length` on. Of linear attention's sums only 0 takes back."""
         self.length = min(self.length, length)
+        if self.length == 0:
+            self.states.zero_()

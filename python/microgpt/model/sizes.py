@@ -37,6 +37,7 @@ def _block_parameters(config: ModelConfig) -> int:
     attention = qkv_rows * (width + config.qkv_bias)
     attention += width * (width + config.attention_output_bias)
     attention += 2 * config.head_width * config.qk_norm
+    attention += config.n_head * (width + 1) * (config.attention == "linear")
     up_rows = hidden * (2 if config.feed_forward == "swiglu" else 1)
     feed_forward = up_rows * (width + config.feed_forward_bias)
     feed_forward += width * (hidden + config.feed_forward_bias)

@@ -8,7 +8,7 @@ model, and the weights that training goes on with lie beside the moments.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from functools import partial
 
 import torch
@@ -17,6 +17,7 @@ from microgpt.errors import CheckpointError
 from microgpt.model.weights import Entry, TensorFile, write_tensors
 from microgpt.run_folder import Checkpoint, RunFolder
 from microgpt.training.average import Average
+from microgpt.training.loss_scale import LossScale
 from microgpt.training.optimizer import Optimizer
 from microgpt.training.recovery import Recovery
 from microgpt.training.sharding import Placement
@@ -41,6 +42,8 @@ class Position:
     """Lowest validation loss so far, in nats per token, and where it was measured."""
     evaluations_without_gain: int = 0
     recovery: Recovery = field(default_factory=Recovery)
+    loss_scale: LossScale = field(default_factory=LossScale)
+    """Used under float16 alone."""
 
 
 Contents = dict[str, list[Entry]]
@@ -86,6 +89,7 @@ def save(
         else {"step": position.best_step, "valid_loss": position.best_loss},
         "evaluations_without_gain": position.evaluations_without_gain,
         "recovery": position.recovery.as_state(),
+        "loss_scale": asdict(position.loss_scale),
         "tokenizer_fingerprint": tokenizer_fingerprint,
     }
     writers = {
@@ -137,6 +141,7 @@ def restore(
         best_loss=best.get("valid_loss"),
         evaluations_without_gain=state["evaluations_without_gain"],
         recovery=Recovery.of(state.get("recovery")),
+        loss_scale=LossScale(**state.get("loss_scale", {})),
     )
 
 

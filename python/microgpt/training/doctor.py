@@ -45,7 +45,7 @@ def examine(
         CheckpointError: the checkpoint belongs to another tokenizer or model.
     """
     assert config.training.batch_rows is not None
-    compute = Compute.of("auto", config.training.dtype)
+    compute = Compute.of("auto", config.training.dtype, config.training.tf32)
     loader = Loader(
         dataset.train, config.model.context, config.training.batch_rows, config.data.seed, lines
     )

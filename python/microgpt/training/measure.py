@@ -30,7 +30,7 @@ def measured_threads(config: RunConfig) -> tuple[int, float]:
 
     A GPU's work has one thread; with `config.training.threads` given only that is measured.
     """
-    compute = Compute.of(config.training.device, config.training.dtype)
+    compute = Compute.of(config.training.device, config.training.dtype, config.training.tf32)
     candidates: Sequence[int] = sorted({1, cores()})
     if config.training.threads is not None:
         candidates = [config.training.threads]
@@ -57,7 +57,7 @@ def measured_dtype(config: RunConfig, seconds: float) -> tuple[str, float]:
     compute = Compute.of(config.training.device, "float32")
     fused = fits(config.model, compute.device) and not config.training.compile
     if fused and has_fast_bfloat16(compute.device):
-        low = step_seconds(config, replace(compute, bfloat16=True))
+        low = step_seconds(config, replace(compute, dtype="bfloat16"))
         if low < ADVANTAGE * seconds:
             return "bfloat16", low
     return "float32", seconds

@@ -79,8 +79,13 @@ class Optimizer:
             moments = {key: torch.zeros_like(p, requires_grad=False) for key in _MOMENTS}
             self._adamw.state[p] = {"step": step, **moments}
 
-    def clip(self) -> Tensor:
-        """Returns the gradients' global norm, after which it is at most the setting's."""
+    def clip(self, scale: float = 1.0) -> Tensor:
+        """Returns the gradients' global norm, after which it is at most the setting's. Gradients of
+        a loss times `scale` are divided by it first."""
+        if scale != 1:
+            for p in self.parameters:
+                if p.grad is not None:
+                    p.grad.mul_(1 / scale)
         norm = self.placement.norm()
         if self.config.clip is not None:
             nn.utils.clip_grads_with_norm_(self.parameters, self.config.clip, norm)
@@ -104,6 +109,10 @@ class Optimizer:
         for group in self._adamw.param_groups:
             group["lr"] = self.config.lr * factor
         self._adamw.step()
+        self.forget()
+
+    def forget(self) -> None:
+        """Drops the gradients."""
         for p in self.parameters:
             p.grad = None
 

@@ -292,8 +292,9 @@ def memory_bytes(config: RunConfig) -> int:
         training.micro_batch_rows or training.batch_rows or 1,
         optimizer=config.optimizer.name,
         averaged=config.optimizer.average_share is not None,
-        activation_bytes=2 if training.dtype == "bfloat16" else 4,
-        fused=not training.compile and fits(config.model, torch.device(training.device)),
+        activation_bytes=4 if training.dtype == "float32" else 2,
+        fused=not training.compile
+        and fits(config.model, torch.device(training.device), training.dtype),
     ).total
 
 

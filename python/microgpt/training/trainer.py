@@ -35,6 +35,7 @@ from microgpt.training.disk import DiskPatience
 from microgpt.training.evaluate import Evaluation, evaluate
 from microgpt.training.health import Checkup
 from microgpt.training.interrupt import Interrupt
+from microgpt.training.loss_scale import LEAST
 from microgpt.training.optimizer import Optimizer
 from microgpt.training.ranks import ALONE, Ranks, peers_told_of
 from microgpt.training.recovery import WentWrong
@@ -119,7 +120,7 @@ class Trainer:
         assert settings.evaluate_every is not None
         self.steps, self.evaluate_every = settings.steps, settings.evaluate_every
         self.rows = ranks.rows(config)
-        self.compute = Compute.of(ranks.device(settings.device), settings.dtype)
+        self.compute = Compute.of(ranks.device(settings.device), settings.dtype, settings.tf32)
         if settings.threads is not None:
             torch.set_num_threads(ranks.threads(settings.threads))
         self.model = initialized_model(config, self.compute)
@@ -203,8 +204,7 @@ class Trainer:
         back_to = self.ranks.from_first(lambda: newest.step if newest else 0)
         most = self.config.training.rollbacks
         recovery = self.position.recovery.after(fault, back_to, most)
-        for part in self.placement.here.values():
-            part.grad = None
+        self.optimizer.forget()
         if back_to == 0:
             self._begin_anew()
         self.position = self._restored()
@@ -339,13 +339,21 @@ class Trainer:
         loss = norm = math.nan
         if number not in self.position.recovery.skipped:
             inputs, targets = self.loader.batch(self.position.step)
-            loss = self.stepper.gradients(inputs, targets, number, self.rows)
+            scale = self.position.loss_scale if self.stepper.is_scaled else None
+            factors = () if scale is None else (scale.factor,)
+            loss = self.stepper.gradients(inputs, targets, number, self.rows, *factors)
             (loss,) = self.ranks.summed([loss if self.ranks.counts else 0.0])
             self.placement.collect()
-            norm = float(self.optimizer.clip())
+            norm = float(self.optimizer.clip(*factors))
             spike = self.config.training.spike_nats
-            self.position.recovery.require_sound(number, loss, norm, spike)
-            self.optimizer.step(number, factor)
+            overflows = scale is not None and scale.factor > LEAST and not math.isfinite(norm)
+            self.position.recovery.require_sound(number, loss, 0.0 if overflows else norm, spike)
+            if scale is not None:
+                self.position.loss_scale = scale.after(not overflows)
+            if overflows:
+                self.optimizer.forget()
+            else:
+                self.optimizer.step(number, factor)
             if self.average is not None:
                 self.average.update(number)
             self.position.tokens += inputs.size
@@ -452,8 +460,10 @@ class Stepper:
         settings = config.training
         self.compute, self.seed = compute, settings.seed
         is_split = placement is not None and placement.is_split
-        self.scale = placement.ranks.data_world if placement is not None and is_split else 1
-        """FSDP averages gradients over processes, where sums are wanted."""
+        self.shares = placement.ranks.data_world if placement is not None and is_split else 1
+        """FSDP averages gradients over so many processes, where sums are wanted."""
+        self.is_scaled = compute.dtype == "float16"
+        """Whether gradients need a factor, lest small ones become zero."""
         self.has_noise = config.model.dropout > 0
         self.micro_batch_rows = settings.micro_batch_rows or settings.batch_rows or 1
         self.forward: Callable[..., Tensor] = model
@@ -461,12 +471,11 @@ class Stepper:
         if settings.compile:
             self._compile(model, config.model.context)
         elif (
-            fits(config.model, self.compute.device)
+            fits(config.model, self.compute.device, self.compute.dtype)
             and not model.recompute_activations
             and not is_split
         ):
-            dtype = torch.bfloat16 if compute.bfloat16 else torch.float32
-            self.fused = FusedPass(model, dtype)
+            self.fused = FusedPass(model, getattr(torch, self.compute.dtype))
 
     def _compile(self, model: GPT, context: int) -> None:
         """Compiles by a step on nothing, whose gradients are dropped; leaves it where that fails,
@@ -482,10 +491,12 @@ class Stepper:
         for parameter in model.parameters():
             parameter.grad = None
 
-    def gradients(self, inputs: Any, targets: Any, step: int, share: slice = ALL) -> float:
-        """Adds the gradients of the batch's mean loss to the parameters; returns that loss, in
-        nats per target. `inputs` and `targets` are int64 arrays (rows, context). Of a `share` of
-        the rows it is that share of the gradients and of the loss."""
+    def gradients(
+        self, inputs: Any, targets: Any, step: int, share: slice = ALL, factor: float = 1.0
+    ) -> float:
+        """Adds the gradients of `factor` times the batch's mean loss to the parameters; returns
+        that loss, in nats per target. `inputs` and `targets` are int64 arrays (rows, context). Of
+        a `share` of the rows it is that share of the gradients and of the loss."""
         if self.has_noise:
             torch.manual_seed(((self.seed << 32 | step) + ((share.start or 0) << 48)) % 2**63)
         count = max(1, int((targets != IGNORED).sum()))
@@ -499,6 +510,6 @@ class Stepper:
                 continue
             with self.compute.autocast():
                 loss = self.forward(ids, goals, reduction="sum") / count
-            (loss * self.scale if self.scale != 1 else loss).backward()
+            (loss * (self.shares * factor)).backward()
             losses.append(loss.detach())
         return float(torch.stack(losses).sum())

@@ -15,7 +15,7 @@ from microgpt.model.gpt import GPT
 from microgpt.training.evaluate import evaluate
 from reference.dataset_folder import write_split
 
-CPU = Compute(torch.device("cpu"), bfloat16=False)
+CPU = Compute(torch.device("cpu"))
 
 
 def split_of(tmp_path, ids) -> Split:

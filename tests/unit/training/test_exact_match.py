@@ -7,7 +7,7 @@ from microgpt.device import Compute
 from microgpt.model.gpt import GPT
 from microgpt.training.exact_match import Question, answered_exactly, greedy
 
-CPU = Compute(torch.device("cpu"), bfloat16=False)
+CPU = Compute(torch.device("cpu"))
 
 
 def untrained(context: int = 12) -> GPT:

@@ -19,7 +19,7 @@ from microgpt.training.trainer import Trainer, initialized_model
 from reference.dataset_folder import write_dataset_folder
 from unit.training.test_trainer import Watch
 
-COMPUTE = Compute(torch.device("cpu"), False)
+COMPUTE = Compute(torch.device("cpu"))
 CONFIG = RunConfig(
     model=ModelConfig(vocab_size=256, context=16, n_layer=3, n_head=2, n_embd=32),
     schedule=ScheduleConfig(warmup_steps=10),

@@ -50,7 +50,7 @@ def test_bfloat16_is_used_where_it_is_quicker(monkeypatch, fast, fused, low, cho
     monkeypatch.setattr(measure, "has_fast_bfloat16", lambda _: fast)
     monkeypatch.setattr(measure, "fits", lambda *_: fused)
     monkeypatch.setattr(
-        measure, "step_seconds", lambda _, compute: low if compute.bfloat16 else 1.0
+        measure, "step_seconds", lambda _, compute: low if compute.dtype == "bfloat16" else 1.0
     )
     assert measure.measured_dtype(config(), 1.0) == chosen
 
@@ -64,7 +64,7 @@ def test_a_step_takes_time_and_the_measurement_ends_early_where_steps_are_long(m
         return gradients(self, inputs, targets, step)
 
     monkeypatch.setattr(measure.Stepper, "gradients", counted)
-    compute = Compute(torch.device("cpu"), bfloat16=False)
+    compute = Compute(torch.device("cpu"))
     monkeypatch.setattr(measure, "MAX_SECONDS", 1e9)
     assert measure.step_seconds(config(), compute) > 0
     assert len(steps) == measure.STEPS + 1

@@ -402,3 +402,18 @@ def test_a_model_that_cannot_be_compiled_trains_as_it_is(tmp_path, dataset, monk
     assert "trains as it is: no C++ compiler found" in caplog.text
     assert "long explanation" not in caplog.text
     assert record(tmp_path, "asked") == record(tmp_path, "plain")
+
+
+@pytest.mark.skipif(os.name == "nt", reason="the compiler is looked for by another variable")
+def test_without_a_compiler_a_compiled_run_says_so_in_a_line_and_trains(
+    tmp_path, dataset, monkeypatch, caplog
+):
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "cache"))
+    from torch._inductor import config as inductor
+
+    monkeypatch.setattr(inductor.cpp, "cxx", (None, str(tmp_path / "no-such-compiler")))
+    config = replace(CONFIG, training=replace(CONFIG.training, compile=True))
+    assert train(tmp_path, dataset, "asked", config).status == "finished"
+    (line,) = [r.getMessage() for r in caplog.records if "trains as it is" in r.getMessage()]
+    assert "compiler" in line
+    assert "\n" not in line
