@@ -123,8 +123,8 @@ class ModelConfig:
             "attention = 'softmax'",
         )
         _require(
-            self.document_start is None or 0 <= self.document_start < self.vocab_size,
-            f"document_start is {self.document_start}, but must be an id below {self.vocab_size}",
+            self.document_start is None or self.document_start >= 0,
+            f"document_start is {self.document_start}, but must be an id (leave out for none)",
         )
         _require(0 <= self.dropout < 1, f"dropout is {self.dropout}, but must lie in [0, 1)")
         _require(self.rope_theta > 0, f"rope_theta is {self.rope_theta}, but must be positive")

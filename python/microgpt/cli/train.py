@@ -45,6 +45,7 @@ SETTINGS = (
     ("--norm-place", "model.norm_place", "pre or post."),
     ("--feed-forward", "model.feed_forward", "swiglu, gelu, relu or squared_relu."),
     ("--tied-head", "model.tied_head", "true: the head shares the embedding's matrix."),
+    ("--attention", "model.attention", "softmax, or linear: decaying sums."),
     ("--sliding-window", "model.sliding_window", "Positions that attention looks back over."),
     ("--dropout", "model.dropout", "Share of activations dropped in training."),
     ("--optimizer", "optimizer.name", "muon (with AdamW outside the blocks) or adamw."),
@@ -99,6 +100,7 @@ def _parameter(key: str) -> str:
 @click.option("--min-lr", metavar="VALUE", help="Rate at the end (min_lr).")
 @click.option("--seed", metavar="VALUE", help="Seed of weights, dropout and data order.")
 @click.option("--compile", "compiled", is_flag=True, help="Compile the model (torch.compile).")
+@click.option("--document-mask", is_flag=True, help="Attention stays inside documents.")
 @click.option("--set", "sets", multiple=True, metavar="KEY=VALUE", help="Any setting by its key.")
 @click.option("--byte", is_flag=True, help="Tokenize into bytes.")
 @click.option("--bpe", is_flag=True, help="Train a BPE tokenizer on the text.")
@@ -289,6 +291,13 @@ def _begin(path: str, options: Mapping[str, Any], log: Path | None, ranks: Ranks
     from microgpt.text.tokenizer import Tokenizer
 
     tokenizer = Tokenizer.from_file(dataset.tokenizer_path)
+    if options["document_mask"]:
+        if tokenizer.end_of_text_id is None:
+            raise UsageError(
+                "--document-mask needs a tokenizer with an end-of-text token, which begins "
+                "documents: tokenize with --bpe, or leave it out"
+            )
+        given = merged(given, {"model": {"document_start": tokenizer.end_of_text_id}})
     config, plan = _planned(given, dataset, tokenizer, options["parameters"])
     data = replace(config.data, path=path, dataset=str(dataset.folder))
     config = replace(config, data=data)

@@ -13,6 +13,7 @@ marker such as `=` up to the end of its line (`LineRules.marks`).
 
 from __future__ import annotations
 
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -30,6 +31,7 @@ _BLOCK_ROWS = 4096
 _PHASE, _ORDER = 1, 2
 
 U64 = NDArray[np.uint64]
+Batch = tuple[NDArray[np.int64], NDArray[np.int64]]
 
 
 class Ids(Protocol):
@@ -103,7 +105,7 @@ class Loader:
         self._line_ends = _line_ends(split, lines.ends) if lines and lines.align else None
         self._block: tuple[int, NDArray[np.int64]] | None = None
 
-    def batch(self, step: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    def batch(self, step: int) -> Batch:
         """Returns inputs and targets of a step counted from 0, each (batch_rows, context)."""
         rows = np.empty((self.batch_rows, self.context + 1), np.int64)
         for row, start in zip(rows, self._starts(step).tolist(), strict=True):
@@ -124,11 +126,12 @@ class Loader:
         """Where in the split each row of the step begins."""
         steps = max(1, _BLOCK_ROWS // self.batch_rows)
         block, offset = divmod(step, steps)
-        if self._block is None or self._block[0] != block:
+        known = self._block  # another thread may put a new one in its place
+        if known is None or known[0] != block:
             first = block * steps * self.batch_rows
             rows = np.arange(first, first + steps * self.batch_rows, dtype=np.uint64)
-            self._block = (block, self._row_starts(rows))
-        return self._block[1][offset * self.batch_rows :][: self.batch_rows]
+            self._block = known = (block, self._row_starts(rows))
+        return known[1][offset * self.batch_rows :][: self.batch_rows]
 
     def _row_starts(self, rows: U64) -> NDArray[np.int64]:
         """Where rows, numbered from the start of training, begin."""
@@ -143,6 +146,23 @@ class Loader:
         aligned = self._line_ends[before]
         # A line longer than the context would be entered at its start over and over.
         return np.where(starts - aligned < self.context, aligned, starts)
+
+
+class Ahead:
+    """A loader's batches, each made while the one before is computed with."""
+
+    def __init__(self, loader: Loader) -> None:
+        self._loader = loader
+        self._thread = ThreadPoolExecutor(1, "loader")
+        self._next: tuple[int, Future[Batch]] | None = None
+
+    def batch(self, step: int) -> Batch:
+        """Returns what the loader's `batch` returns, which is at hand where steps follow."""
+        if self._next is None or self._next[0] != step:
+            self._next = step, self._thread.submit(self._loader.batch, step)
+        batch = self._next[1].result()
+        self._next = step + 1, self._thread.submit(self._loader.batch, step + 1)
+        return batch
 
 
 def shuffled(indices: U64, count: int, keys: U64) -> U64:

@@ -43,12 +43,11 @@ class Attention(nn.Module):
         self.scale = config.qk_scale**2 / self.width**0.5
         self.dropout = config.dropout
         self.window = config.sliding_window
-        self.decay = nn.Linear(config.n_embd, config.n_head) if config.attention == "linear" else None
+        linear = config.attention == "linear"
+        self.decay = nn.Linear(config.n_embd, config.n_head) if linear else None
         """The logits of the share of its sum that a head keeps, linear attention only."""
 
-    def forward(
-        self, x: Tensor, rope: Rope | None, mask: Mask, cache: KVCache | None
-    ) -> Tensor:
+    def forward(self, x: Tensor, rope: Rope | None, mask: Mask, cache: KVCache | None) -> Tensor:
         """Returns what each position gathers, (B, T, C).
 
         `mask` (T, S) or (B, 1, T, S) is true where attention may look; None is causal, or

@@ -1,9 +1,9 @@
 """Attention as a decaying sum: o_t = q_t S_t with S_t = a_t S_(t-1) + k_t v_t, a_t in (0, 1).
 
-What a position keeps of the past is one D x D matrix a head, whatever the length, and each token and
-head says how fast it forgets (Yang et al. 2024; with a_t constant, Sun et al. 2023). Training takes
-the sum in chunks: products within a chunk, the state from one chunk to the next. Generation takes a
-position at a time. Both are the same function of the same state.
+What a position keeps of the past is one D x D matrix a head, whatever the length, and each token
+and head says how fast it forgets (Yang et al. 2024; with a_t constant, Sun et al. 2023). Training
+takes the sum in chunks: products within a chunk, the state from one chunk to the next. Generation
+takes a position at a time. Both are the same function of the same state.
 
 B batch, H heads, T positions, D head width.
 """

@@ -330,6 +330,8 @@ def require_divisible(config: ModelConfig, tensor: int) -> None:
     Raises:
         UsageError: heads or hidden channels do not divide.
     """
+    if tensor > 1 and config.attention == "linear":
+        raise UsageError("--tensor-parallel shares out softmax attention, not attention = 'linear'")
     counts = {"key heads": config.kv_heads, "hidden channels": config.hidden_width}
     for what, count in counts.items():
         if count % tensor:

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from microgpt.data.loader import IGNORED, LineRules, Loader, shuffled
+from microgpt.data.loader import IGNORED, Ahead, ArrayIds, LineRules, Loader, shuffled
 from microgpt.data.shards import Split
 from microgpt.errors import DataError
 from reference.dataset_folder import write_split
@@ -146,3 +146,24 @@ def test_only_what_follows_the_mark_is_a_target(tmp_path):
     assert bytes(inputs[0].astype(np.uint8)) == b"1+1=2;\n3+4=7;\n"
     shown = "".join("." if t == IGNORED else chr(t) for t in targets[0])
     assert shown == "...2;\n....7;\n."
+
+
+def test_batches_made_ahead_are_the_loaders_own_in_any_order():
+    loader = Loader(ArrayIds(np.arange(5000)), 16, 4, 1)
+    ahead = Ahead(Loader(ArrayIds(np.arange(5000)), 16, 4, 1))
+    for step in (0, 1, 2, 2000, 2001, 1, 2):
+        for found, expected in zip(ahead.batch(step), loader.batch(step), strict=True):
+            np.testing.assert_array_equal(found, expected)
+
+
+def test_what_goes_wrong_ahead_is_raised_where_the_batch_is_asked_for():
+    class Broken(Loader):
+        def batch(self, step):
+            if step == 1:
+                raise OSError("gone")
+            return super().batch(step)
+
+    ahead = Ahead(Broken(ArrayIds(np.arange(500)), 16, 4, 1))
+    ahead.batch(0)
+    with pytest.raises(OSError, match="gone"):
+        ahead.batch(1)

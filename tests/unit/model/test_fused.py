@@ -127,8 +127,10 @@ def test_a_number_that_is_none_shows_in_the_loss(dtype, odd):
 @pytest.mark.parametrize(
     "changes",
     [{"dropout": 0.1}, {"norm": "layernorm"}, {"norm_place": "post"}, {"feed_forward": "gelu"},
-     {"sliding_window": 8}, {"head_bias": True}, {"position": "learned"}, {"final_norm": False}],
+     {"attention": "linear"}, {"document_start": 3}, {"sliding_window": 8},
+     {"head_bias": True}, {"position": "learned"}, {"final_norm": False}],
 )  # fmt: skip
 def test_other_families_and_devices_are_left_to_torch(changes):
     assert not fused.fits(ModelConfig(**changes), CPU)
     assert not fused.fits(ModelConfig(), torch.device("meta"))
+    assert not fused.fits(ModelConfig(), CPU, "float16")

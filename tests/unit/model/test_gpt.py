@@ -19,6 +19,10 @@ VARIANTS = {
     "one key head": {"n_kv_head": 1},
     "window": {"sliding_window": 5},
     "window of grouped": {"sliding_window": 3, "n_kv_head": 2},
+    "documents": {"document_start": 7},
+    "documents in a window": {"document_start": 7, "sliding_window": 4, "n_kv_head": 2},
+    "linear": {"attention": "linear"},
+    "linear, grouped": {"attention": "linear", "n_kv_head": 2, "qk_norm": False},
     "learned": {"position": "learned", "norm": "layernorm", "norm_bias": True, "qkv_bias": True},
     "sinusoidal": {"position": "sinusoidal", "feed_forward": "gelu", "qk_norm": False},
     "no positions": {"position": "none", "norm": "none", "feed_forward": "relu"},
@@ -69,6 +73,21 @@ def test_cached_decoding_gives_the_uncached_logits(name):
         parts += [model(ids[:, t : t + 1], cache=cache) for t in range(9, 16)]
     assert cache.length == 16
     torch.testing.assert_close(torch.cat(parts, 1), expected, rtol=1e-5, atol=1e-5)
+
+
+def test_a_document_is_read_as_if_it_stood_alone():
+    model, ids = small("documents", position="none"), some_ids(vocab=6)
+    ids[:, 9] = 7
+    torch.testing.assert_close(model(ids)[:, 9:], model(ids[:, 9:]), rtol=1e-4, atol=1e-5)
+    assert not torch.allclose(small("modern", position="none")(ids)[:, 9:], model(ids[:, 9:]))
+
+
+def test_linear_attention_begins_anew_in_an_emptied_cache():
+    model, ids = small("linear"), some_ids()
+    cache = KVCache(model.config, batch=2)
+    first = model(ids[:, :5], cache=cache)
+    cache.truncate(0)
+    torch.testing.assert_close(model(ids[:, :5], cache=cache), first, rtol=0, atol=0)
 
 
 def test_truncated_cache_continues_from_there():
@@ -212,6 +231,8 @@ def test_more_positions_than_the_context_are_refused():
         ({"n_head": 33}, "more than the width"),
         ({"n_head": 5}, "does not divide"),
         ({"n_kv_head": 3}, "n_kv_head is 3, but must divide n_head = 4"),
+        ({"attention": "linear", "sliding_window": 4}, "linear attention forgets by itself"),
+        ({"document_start": -1}, "document_start is -1, but must be an id"),
         ({"sliding_window": 0}, "sliding_window is 0, but must be at least 1"),
     ],
 )

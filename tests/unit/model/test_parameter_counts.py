@@ -63,6 +63,7 @@ VARIANTS = [
     ModelConfig(n_kv_head=2, tied_head=True, position="learned", head_bias=True),
     ModelConfig(norm="none", final_norm=False, feed_forward="relu", qkv_bias=True),
     ModelConfig(norm="layernorm", norm_gain=False, norm_bias=True, feed_forward_bias=True),
+    ModelConfig(attention="linear", n_kv_head=2),
     ModelConfig(feed_forward="squared_relu", attention_output_bias=True, n_hidden=100),
     *(updated(RunConfig(), changes, name).model for name, changes in PRESETS.items()),
 ]
