@@ -1,6 +1,7 @@
 //! What stands between the matrices of a feed-forward.
 
-use super::{Number, for_each_processor, parts, run_all, sigmoid, take};
+use super::vector::{read, write};
+use super::{LANES, Number, for_each_processor, parts, run_all, take};
 
 /// The activation of a feed-forward.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -22,45 +23,49 @@ impl Activation {
 }
 
 for_each_processor! {
-    fn swiglu_rows<V, E>(x: &[E], width: usize, y: &mut [E]) {
+    fn swiglu_rows<V, E>(zero, x: &[E], width: usize, y: &mut [E]) {
         for (row, y) in x.chunks_exact(2 * width).zip(y.chunks_exact_mut(width)) {
             let (gate, up) = row.split_at(width);
-            for ((y, gate), up) in y.iter_mut().zip(gate).zip(up) {
-                let gate = gate.get();
-                *y = E::of(gate * sigmoid(gate) * up.get());
+            let given = gate.chunks(LANES).zip(up.chunks(LANES));
+            for (y, (gate, up)) in y.chunks_mut(LANES).zip(given) {
+                let gate = read(zero, gate);
+                write(gate.times(gate.sigmoid()).times(read(zero, up)), y);
             }
         }
     }
 }
 
 for_each_processor! {
-    fn swiglu_rows_back<V, E>(slope: &[E], x: &mut [E], width: usize) {
+    fn swiglu_rows_back<V, E>(zero, slope: &[E], x: &mut [E], width: usize) {
+        let one = zero.splat(1.0);
         for (slope, row) in slope.chunks_exact(width).zip(x.chunks_exact_mut(2 * width)) {
             let (gate, up) = row.split_at_mut(width);
-            let (gate, up, slope) = (&mut gate[..width], &mut up[..width], &slope[..width]);
-            for i in 0..width {
-                let (g, u, s) = (gate[i].get(), up[i].get(), slope[i].get());
-                let open = sigmoid(g);
-                up[i] = E::of(s * g * open);
-                gate[i] = E::of(s * u * open * (1.0 + g * (1.0 - open)));
+            let rows = gate.chunks_mut(LANES).zip(up.chunks_mut(LANES));
+            for (slope, (gate, up)) in slope.chunks(LANES).zip(rows) {
+                let (g, u, s) = (read(zero, gate), read(zero, up), read(zero, slope));
+                let open = g.sigmoid();
+                let s = s.times(open);
+                write(s.times(g), up);
+                write(s.times(u).times(one.add_product(g, one.minus(open))), gate);
             }
         }
     }
 }
 
 for_each_processor! {
-    fn squared_relu_all<V, E>(x: &[E], y: &mut [E]) {
-        for (y, x) in y.iter_mut().zip(x) {
-            let positive = x.get().max(0.0);
-            *y = E::of(positive * positive);
+    fn squared_relu_all<V, E>(zero, x: &[E], y: &mut [E]) {
+        for (y, x) in y.chunks_mut(LANES).zip(x.chunks(LANES)) {
+            let positive = read(zero, x).at_least(zero);
+            write(positive.times(positive), y);
         }
     }
 }
 
 for_each_processor! {
-    fn squared_relu_all_back<V, E>(slope: &[E], x: &mut [E]) {
-        for (x, slope) in x.iter_mut().zip(slope) {
-            *x = E::of(2.0 * slope.get() * x.get().max(0.0));
+    fn squared_relu_all_back<V, E>(zero, slope: &[E], x: &mut [E]) {
+        for (x, slope) in x.chunks_mut(LANES).zip(slope.chunks(LANES)) {
+            let slope = read(zero, slope);
+            write(slope.add(slope).times(read(zero, x).at_least(zero)), x);
         }
     }
 }

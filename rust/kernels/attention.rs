@@ -7,13 +7,14 @@
 //! 2022, FlashAttention). T positions, D numbers of a head; both are padded with zeros to whole
 //! vectors, and what the padding computes is thrown away.
 
-use super::tile::{ROWS, View, add_product};
-use super::{
-    LANES, Number, add_up, exp, for_each_processor, largest, parts, run_all, sum_of, take,
-};
+use super::tile::{ROWS, View, product};
+use super::vector::{Vector, read, write};
+use super::{LANES, Number, add_up, for_each_processor, parts, run_all, take};
 
 /// Queries whose weights are held at once in the backward, a multiple of `ROWS`.
 const BLOCK: usize = 32;
+/// Numbers of a head, at most.
+pub const MAX_WIDTH: usize = 256;
 
 /// How one row of queries, keys and values is divided, and what is done to it on the way.
 #[derive(Clone, Copy, Debug)]
@@ -49,6 +50,7 @@ impl Attention<'_> {
         assert!(y == batch * self.length * self.queries * self.width);
         assert!(log_sums == batch * self.length * self.queries);
         assert!(self.keys > 0 && self.queries.is_multiple_of(self.keys));
+        assert!(self.width <= MAX_WIDTH);
         if let Some((cos, sin)) = self.rotation {
             assert!(cos.len() >= self.length * self.width && sin.len() == cos.len());
             assert!(self.width.is_multiple_of(2));
@@ -98,62 +100,115 @@ struct Way<'a> {
     factor: f32,
 }
 
-/// Calls `$function` with the head's width as a constant where it is a usual one, else 0.
+/// Calls `$function` with room for the head's width, in vectors.
 macro_rules! by_width {
-    ($width:expr, $function:ident::<$($number:ident),+>($($arg:expr),* $(,)?)) => {
-        match $width {
-            16 => $function::<16, $($number),+>($($arg),*),
-            32 => $function::<32, $($number),+>($($arg),*),
-            64 => $function::<64, $($number),+>($($arg),*),
-            _ => $function::<0, $($number),+>($($arg),*),
+    ($width:expr, $function:ident($($arg:expr),* $(,)?)) => {
+        match $width.div_ceil(LANES) {
+            0..=1 => $function::<1, _, _>($($arg),*),
+            2 => $function::<2, _, _>($($arg),*),
+            3..=4 => $function::<4, _, _>($($arg),*),
+            5..=8 => $function::<8, _, _>($($arg),*),
+            _ => $function::<{ MAX_WIDTH / LANES }, _, _>($($arg),*),
         }
     };
 }
 
+/// Reads one head's numbers, zeros after them.
 #[inline(always)]
-fn load<const W: usize, E: Number>(way: &Way, x: &[E], head: &mut Head) {
-    let width = if W == 0 { way.width } else { W };
-    let half = width / 2;
-    let mut held = vec![0.0_f32; width];
-    let held = &mut held[..width];
+fn row_of<const N: usize, V: Vector, E: Number>(zero: V, from: &[E]) -> [V; N] {
+    let mut row = [zero; N];
+    for (vector, from) in row.iter_mut().zip(from.chunks(LANES)) {
+        *vector = read(zero, from);
+    }
+    row
+}
+
+/// An array of vectors by number. It is a loop, since what the library calls for each number is
+/// compiled for any processor, and not inlined.
+macro_rules! vectors {
+    ($zero:expr; $n:ident => $value:expr) => {{
+        let mut row = [$zero; N];
+        for $n in 0..N {
+            row[$n] = $value;
+        }
+        row
+    }};
+}
+
+/// The second half of `width` numbers before the first.
+#[inline(always)]
+fn turned<const N: usize, V: Vector>(zero: V, row: [V; N], width: usize) -> [V; N] {
+    if width == LANES {
+        return vectors!(zero; n => row[n].turned());
+    }
+    if N.is_multiple_of(2) && width == N * LANES {
+        return vectors!(zero; n => row[(n + N / 2) % N]);
+    }
+    let mut numbers = [[0.0; LANES]; N];
+    for (vector, numbers) in row.iter().zip(&mut numbers) {
+        vector.store(numbers);
+    }
+    numbers.as_flattened_mut()[..width].rotate_left(width / 2);
+    vectors!(zero; n => zero.load(&numbers[n]))
+}
+
+/// The sum of products.
+#[inline(always)]
+fn dot<const N: usize, V: Vector>(zero: V, a: &[V; N], b: &[V; N]) -> f32 {
+    let mut sum = zero;
+    for (a, b) in a.iter().zip(b) {
+        sum = sum.add_product(*a, *b);
+    }
+    sum.total()
+}
+
+#[inline(always)]
+fn load<const N: usize, V: Vector, E: Number>(zero: V, way: &Way, x: &[E], head: &mut Head) {
+    let width = way.width;
+    let gain: Option<[V; N]> = match way.gain {
+        Some(gain) => Some(row_of(zero, gain)),
+        None => None,
+    };
+    let factor = zero.splat(way.factor);
     let rows = x
         .chunks_exact(way.stride)
         .zip(head.rows.chunks_exact_mut(way.padded));
     for (position, (x, out)) in rows.enumerate() {
-        let (x, out) = (&x[way.start..way.start + width], &mut out[..width]);
-        for i in 0..width {
-            held[i] = x[i].get();
-        }
-        if let Some(gain) = way.gain {
-            let gain = &gain[..width];
-            let squares = sum_of(width, |i| held[i] * held[i]);
-            let inverse = 1.0 / (squares / width as f32 + way.eps).sqrt();
+        let mut row: [V; N] = row_of(zero, &x[way.start..][..width]);
+        if let Some(gain) = &gain {
+            let inverse = 1.0 / (dot(zero, &row, &row) / width as f32 + way.eps).sqrt();
             head.inverse[position] = inverse;
-            for i in 0..width {
-                held[i] *= inverse * gain[i];
-            }
+            let inverse = zero.splat(inverse);
+            row = vectors!(zero; n => row[n].times(inverse).times(gain[n]));
         }
         if let Some((cos, sin)) = way.rotation {
-            let (cos, sin) = (
-                &cos[position * width..][..width],
-                &sin[position * width..][..width],
-            );
-            for i in 0..half {
-                out[i] = (held[i] * cos[i] + held[half + i] * sin[i]) * way.factor;
-                out[half + i] =
-                    (held[half + i] * cos[half + i] + held[i] * sin[half + i]) * way.factor;
-            }
-        } else {
-            for i in 0..width {
-                out[i] = held[i] * way.factor;
-            }
+            let at = position * width..(position + 1) * width;
+            let (cos, sin) = (row_of(zero, &cos[at.clone()]), row_of(zero, &sin[at]));
+            let turned: [V; N] = turned(zero, row, width);
+            row = rotated(zero, &row, &cos, &turned, &sin);
+        }
+        for (vector, out) in row.iter().zip(out.chunks_mut(LANES)) {
+            write(vector.times(factor), out);
         }
     }
 }
 
+/// a b + c d, number by number.
+#[inline(always)]
+fn rotated<const N: usize, V: Vector>(
+    zero: V,
+    a: &[V; N],
+    b: &[V; N],
+    c: &[V; N],
+    d: &[V; N],
+) -> [V; N] {
+    vectors!(zero; n => a[n].times(b[n]).add_product(c[n], d[n]))
+}
+
 /// The backward of [`load`], from the derivative by the head's rows to that by `x`.
 #[inline(always)]
-fn unload<const W: usize, E: Number>(
+fn unload<const N: usize, V: Vector, E: Number>(
+    zero: V,
     way: &Way,
     slope: &[f32],
     inverse: &[f32],
@@ -161,88 +216,114 @@ fn unload<const W: usize, E: Number>(
     x_slope: &mut [E],
     gain_slope: &mut [f32],
 ) {
-    let width = if W == 0 { way.width } else { W };
-    let half = width / 2;
-    let mut held = vec![0.0_f32; 2 * width];
-    let (held, before) = held.split_at_mut(width);
+    let width = way.width;
+    let gain: Option<[V; N]> = match way.gain {
+        Some(gain) => Some(row_of(zero, gain)),
+        None => None,
+    };
+    let mut gain_sum = [zero; N];
+    let factor = zero.splat(way.factor);
     let rows = x
         .chunks_exact(way.stride)
         .zip(x_slope.chunks_exact_mut(way.stride));
     let rows = rows.zip(slope.chunks_exact(way.padded));
     for (position, ((x, out), slope)) in rows.enumerate() {
-        let (x, out) = (&x[way.start..][..width], &mut out[way.start..][..width]);
-        let slope = &slope[..width];
+        let mut row: [V; N] = row_of(zero, &slope[..width]);
         if let Some((cos, sin)) = way.rotation {
-            let (cos, sin) = (
-                &cos[position * width..][..width],
-                &sin[position * width..][..width],
-            );
-            for i in 0..half {
-                held[i] = (slope[i] * cos[i] + slope[half + i] * sin[half + i]) * way.factor;
-                held[half + i] = (slope[half + i] * cos[half + i] + slope[i] * sin[i]) * way.factor;
-            }
-        } else {
-            for i in 0..width {
-                held[i] = slope[i] * way.factor;
-            }
+            let at = position * width..(position + 1) * width;
+            let (cos, sin): ([V; N], [V; N]) =
+                (row_of(zero, &cos[at.clone()]), row_of(zero, &sin[at]));
+            let turned: [V; N] = turned(zero, vectors!(zero; n => row[n].times(sin[n])), width);
+            row = vectors!(zero; n => turned[n].add_product(row[n], cos[n]));
         }
-        if let Some(gain) = way.gain {
-            let (gain, gain_slope) = (&gain[..width], &mut gain_slope[..width]);
+        row = vectors!(zero; n => row[n].times(factor));
+        if let Some(gain) = &gain {
+            let x: [V; N] = row_of(zero, &x[way.start..][..width]);
+            let gained: [V; N] = vectors!(zero; n => row[n].times(gain[n]));
             let inverse = inverse[position];
-            for i in 0..width {
-                before[i] = x[i].get();
-            }
-            let along =
-                sum_of(width, |i| held[i] * gain[i] * before[i]) * inverse * inverse * inverse
-                    / width as f32;
-            for i in 0..width {
-                gain_slope[i] += held[i] * before[i] * inverse;
-                held[i] = held[i] * gain[i] * inverse - before[i] * along;
-            }
+            let along = dot(zero, &gained, &x) * inverse * inverse * inverse / width as f32;
+            let (inverse, along) = (zero.splat(inverse), zero.splat(-along));
+            gain_sum = vectors!(zero; n => gain_sum[n].add_product(row[n].times(x[n]), inverse));
+            row = rotated(zero, &gained, &[inverse; N], &x, &[along; N]);
         }
-        for i in 0..width {
-            out[i] = E::of(held[i]);
+        let out = &mut out[way.start..][..width];
+        for (vector, out) in row.iter().zip(out.chunks_mut(LANES)) {
+            write(*vector, out);
+        }
+    }
+    if gain.is_some() {
+        for (sum, out) in gain_sum.iter().zip(gain_slope.chunks_mut(LANES)) {
+            write(read(zero, out).add(*sum), out);
         }
     }
 }
 
 /// Writes the transpose of `rows` (length, width) to `columns` (width, length).
 #[inline(always)]
-fn transpose(rows: &[f32], width: usize, length: usize, columns: &mut [f32]) {
-    for (first, block) in rows.chunks_exact(width * LANES).enumerate() {
-        for (i, column) in columns.chunks_exact_mut(length).enumerate() {
-            let column = &mut column[first * LANES..(first + 1) * LANES];
-            for (lane, out) in column.iter_mut().enumerate() {
-                *out = block[lane * width + i];
-            }
+fn transpose<V: Vector>(zero: V, rows: &[f32], width: usize, length: usize, columns: &mut [f32]) {
+    for first in (0..length).step_by(LANES) {
+        for column in (0..width).step_by(LANES) {
+            let rows = &rows[first * width + column..];
+            zero.transpose(rows, width, &mut columns[column * length + first..], length);
         }
     }
 }
 
-/// Turns a row of scores, whole vectors, into weights for the first `seen` positions and zeros after;
-/// returns the weights' sum and the log of the sum of the scores' exponentials.
+/// Turns a row of scores, whole vectors, into weights for the first `seen` positions, which end in
+/// the last vector, and zeros after; returns the weights' sum and the log of the sum of the scores'
+/// exponentials.
 #[inline(always)]
-fn soften(scores: &mut [f32], seen: usize) -> (f32, f32) {
-    scores[seen..].fill(f32::MIN);
-    let most = largest(scores, f32::MIN);
-    raise(scores, most);
-    scores[seen..].fill(0.0);
-    let total = sum_of(scores.len(), |i| scores[i]);
+fn soften<V: Vector>(zero: V, scores: &mut [f32], seen: usize) -> (f32, f32) {
+    let Some((last, before)) = scores.as_chunks_mut().0.split_last_mut() else {
+        return (0.0, 0.0);
+    };
+    let kept = seen - before.len() * LANES;
+    let end = zero.load(last).first(kept, f32::MIN);
+    let mut most = end;
+    for scores in &*before {
+        most = most.at_least(zero.load(scores));
+    }
+    let most = most.largest();
+    let shift = zero.splat(most);
+    let mut total = end.minus(shift).exp().first(kept, 0.0);
+    total.store(last);
+    for scores in before {
+        let weights = zero.load(scores).minus(shift).exp();
+        weights.store(scores);
+        total = total.add(weights);
+    }
+    let total = total.total();
     (total, most + total.ln())
 }
 
-/// Replaces numbers, whole vectors, by e^(number - shift).
+/// The backward of [`soften`]: turns scores into weights again, and the loss' derivatives by weights
+/// into those by scores.
 #[inline(always)]
-fn raise(numbers: &mut [f32], shift: f32) {
-    for vector in numbers.as_chunks_mut::<LANES>().0 {
-        for number in vector {
-            *number = exp(*number - shift);
-        }
+fn soften_back<V: Vector>(
+    zero: V,
+    scores: &mut [f32],
+    slopes: &mut [f32],
+    seen: usize,
+    log_sum: f32,
+) {
+    let (scores, slopes) = (scores.as_chunks_mut().0, slopes.as_chunks_mut().0);
+    let (shift, mut mean, mut left) = (zero.splat(log_sum), zero, seen);
+    for (scores, slopes) in scores.iter_mut().zip(&*slopes) {
+        let weights = zero.load(scores).minus(shift).exp().first(left, 0.0);
+        left = left.saturating_sub(LANES);
+        mean = mean.add_product(weights, zero.load(slopes));
+        weights.store(scores);
+    }
+    let mean = zero.splat(mean.total());
+    for (weights, slopes) in scores.iter().zip(slopes) {
+        zero.load(weights)
+            .times(zero.load(slopes).minus(mean))
+            .store(slopes);
     }
 }
 
 for_each_processor! {
-    fn sequences<V, E>(spec: &Attention, qkv: &[E], y: &mut [E], log_sums: &mut [f32]) {
+    fn sequences<V, E>(zero, spec: &Attention, qkv: &[E], y: &mut [E], log_sums: &mut [f32]) {
         let (length, width) = (spec.length, spec.width);
         let (padded, positions) = spec.padded();
         let (row, gathered) = (spec.row(), spec.queries * width);
@@ -257,25 +338,20 @@ for_each_processor! {
             for head in 0..spec.queries {
                 let group = spec.queries / spec.keys;
                 if head % group == 0 {
-                    let way = spec.key(head / group);
-                    by_width!(width, load::<E>(&way, qkv, &mut k));
-                    transpose(&k.rows, padded, positions, &mut k_columns);
-                    by_width!(width, load::<E>(&spec.value(head / group), qkv, &mut v));
+                    by_width!(width, load(zero, &spec.key(head / group), qkv, &mut k));
+                    transpose(zero, &k.rows, padded, positions, &mut k_columns);
+                    by_width!(width, load(zero, &spec.value(head / group), qkv, &mut v));
                 }
-                by_width!(width, load::<E>(&spec.query(head), qkv, &mut q));
+                by_width!(width, load(zero, &spec.query(head), qkv, &mut q));
                 for first in (0..length).step_by(ROWS) {
                     let reach = (first + ROWS).next_multiple_of(LANES);
-                    for scores in scores.chunks_exact_mut(positions) {
-                        scores[..reach].fill(0.0);
-                    }
                     let queries = View { numbers: &q.rows[first * padded..], row: padded, column: 1 };
                     let keys = (k_columns.as_slice(), positions);
                     let out = (scores.as_mut_slice(), positions);
-                    // SAFETY: this is compiled for, and called on, a processor that has `V`.
-                    unsafe { add_product::<V>(queries, keys, padded, out, reach) };
+                    product::<false, V>(zero, queries, keys, padded, out, reach);
                     let mut sums = [0.0; ROWS];
                     for (r, scores) in scores.chunks_exact_mut(positions).enumerate() {
-                        let (total, log_sum) = soften(&mut scores[..reach], first + r + 1);
+                        let (total, log_sum) = soften(zero, &mut scores[..reach], first + r + 1);
                         sums[r] = total;
                         if first + r < length {
                             log_sums[head * length + first + r] = log_sum;
@@ -283,16 +359,14 @@ for_each_processor! {
                     }
                     let weights = View { numbers: &scores, row: positions, column: 1 };
                     let values = (v.rows.as_slice(), padded);
-                    gathered_here.fill(0.0);
                     let out = (gathered_here.as_mut_slice(), padded);
-                    // SAFETY: as above.
-                    unsafe { add_product::<V>(weights, values, first + ROWS, out, padded) };
+                    product::<false, V>(zero, weights, values, first + ROWS, out, padded);
                     let rows = y.chunks_exact_mut(gathered).skip(first);
                     for ((y, out), sum) in rows.zip(gathered_here.chunks_exact(padded)).zip(sums) {
-                        let share = 1.0 / sum;
+                        let share = zero.splat(1.0 / sum);
                         let y = &mut y[head * width..(head + 1) * width];
-                        for (y, out) in y.iter_mut().zip(out) {
-                            *y = E::of(out * share);
+                        for (y, out) in y.chunks_mut(LANES).zip(out.as_chunks().0) {
+                            write(zero.load(out).times(share), y);
                         }
                     }
                 }
@@ -303,6 +377,7 @@ for_each_processor! {
 
 for_each_processor! {
     fn sequences_back<V, E>(
+        zero,
         spec: &Attention,
         slope: &[E],
         qkv: &[E],
@@ -329,97 +404,77 @@ for_each_processor! {
                 let group = spec.queries / spec.keys;
                 let (key, value) = (spec.key(head / group), spec.value(head / group));
                 if head % group == 0 {
-                    by_width!(width, load::<E>(&key, qkv, &mut k));
-                    by_width!(width, load::<E>(&value, qkv, &mut v));
-                    transpose(&k.rows, padded, positions, &mut k_columns);
-                    transpose(&v.rows, padded, positions, &mut v_columns);
+                    by_width!(width, load(zero, &key, qkv, &mut k));
+                    by_width!(width, load(zero, &value, qkv, &mut v));
+                    transpose(zero, &k.rows, padded, positions, &mut k_columns);
+                    transpose(zero, &v.rows, padded, positions, &mut v_columns);
                     k_slope.fill(0.0);
                     v_slope.fill(0.0);
                 }
                 let query = spec.query(head);
-                by_width!(width, load::<E>(&query, qkv, &mut q));
-                by_width!(width, load::<E>(&spec.gathered(head), slope, &mut y));
-                q_slope.fill(0.0);
+                by_width!(width, load(zero, &query, qkv, &mut q));
+                by_width!(width, load(zero, &spec.gathered(head), slope, &mut y));
                 for block in (0..length).step_by(BLOCK) {
                     let reach = block + BLOCK;
                     for first in (block..reach).step_by(ROWS) {
                         let here = (first - block) * positions..(first + ROWS - block) * positions;
                         let (weights, slopes) = (&mut weights[here.clone()], &mut slopes[here]);
-                        for row in 0..ROWS {
-                            weights[row * positions..][..reach].fill(0.0);
-                            slopes[row * positions..][..reach].fill(0.0);
-                        }
                         let own = (first + ROWS).next_multiple_of(LANES);
                         let at = first * padded;
                         let queries = View { numbers: &q.rows[at..], row: padded, column: 1 };
                         let givens = View { numbers: &y.rows[at..], row: padded, column: 1 };
                         let keys = (k_columns.as_slice(), positions);
                         let values = (v_columns.as_slice(), positions);
-                        // SAFETY: this is compiled for, and called on, a processor that has `V`.
-                        unsafe {
-                            let out = (&mut *weights, positions);
-                            add_product::<V>(queries, keys, padded, out, own);
-                            let out = (&mut *slopes, positions);
-                            add_product::<V>(givens, values, padded, out, own);
-                        }
+                        let out = (&mut *weights, positions);
+                        product::<false, V>(zero, queries, keys, padded, out, own);
+                        let out = (&mut *slopes, positions);
+                        product::<false, V>(zero, givens, values, padded, out, own);
                         let rows = weights.chunks_exact_mut(positions);
-                        for (r, (weights, slopes)) in
-                            rows.zip(slopes.chunks_exact_mut(positions)).enumerate()
-                        {
-                            let position = first + r;
-                            let seen = if position < length { position + 1 } else { 0 };
-                            let log_sum =
-                                if seen == 0 { 0.0 } else { log_sums[head * length + position] };
+                        let rows = rows.zip(slopes.chunks_exact_mut(positions));
+                        for (position, (weights, slopes)) in (first..).zip(rows) {
+                            let (seen, log_sum) = if position < length {
+                                (position + 1, log_sums[head * length + position])
+                            } else {
+                                (0, 0.0)
+                            };
+                            weights[own..reach].fill(0.0);
+                            slopes[own..reach].fill(0.0);
                             let (weights, slopes) = (&mut weights[..own], &mut slopes[..own]);
-                            raise(weights, log_sum);
-                            weights[seen..].fill(0.0);
-                            let mean = sum_of(own, |i| weights[i] * slopes[i]);
-                            let (vectors, weights) =
-                                (slopes.as_chunks_mut::<LANES>().0, weights.as_chunks::<LANES>().0);
-                            for (slopes, weights) in vectors.iter_mut().zip(weights) {
-                                for (slope, weight) in slopes.iter_mut().zip(weights) {
-                                    *slope = *weight * (*slope - mean);
-                                }
-                            }
+                            soften_back(zero, weights, slopes, seen, log_sum);
                         }
                         let rows = View { numbers: slopes, row: positions, column: 1 };
                         let keys = (k.rows.as_slice(), padded);
                         let out = (&mut q_slope[at..], padded);
-                        // SAFETY: as above.
-                        unsafe { add_product::<V>(rows, keys, first + ROWS, out, padded) };
+                        product::<false, V>(zero, rows, keys, first + ROWS, out, padded);
                     }
                     for first in (0..reach).step_by(ROWS) {
                         // Queries before the first of these keys do not see them.
                         let start = first.max(block);
                         let at = (start - block) * positions + first;
                         let depth = reach - start;
-                        let by_columns =
-                            |numbers| View { numbers, row: 1, column: positions };
+                        let by_columns = |numbers| View { numbers, row: 1, column: positions };
                         let queries = (&q.rows[start * padded..], padded);
                         let givens = (&y.rows[start * padded..], padded);
-                        // SAFETY: as above.
-                        unsafe {
-                            let out = (&mut k_slope[first * padded..], padded);
-                            let columns = by_columns(&slopes[at..]);
-                            add_product::<V>(columns, queries, depth, out, padded);
-                            let out = (&mut v_slope[first * padded..], padded);
-                            let columns = by_columns(&weights[at..]);
-                            add_product::<V>(columns, givens, depth, out, padded);
-                        }
+                        let out = (&mut k_slope[first * padded..], padded);
+                        let columns = by_columns(&slopes[at..]);
+                        product::<true, V>(zero, columns, queries, depth, out, padded);
+                        let out = (&mut v_slope[first * padded..], padded);
+                        let columns = by_columns(&weights[at..]);
+                        product::<true, V>(zero, columns, givens, depth, out, padded);
                     }
                 }
                 by_width!(
                     width,
-                    unload::<E>(&query, &q_slope, &q.inverse, qkv, qkv_slope, q_gain_slope)
+                    unload(zero, &query, &q_slope, &q.inverse, qkv, qkv_slope, q_gain_slope)
                 );
                 if head % group == group - 1 {
                     by_width!(
                         width,
-                        unload::<E>(&key, &k_slope, &k.inverse, qkv, qkv_slope, k_gain_slope)
+                        unload(zero, &key, &k_slope, &k.inverse, qkv, qkv_slope, k_gain_slope)
                     );
                     by_width!(
                         width,
-                        unload::<E>(&value, &v_slope, &v.inverse, qkv, qkv_slope, k_gain_slope)
+                        unload(zero, &value, &v_slope, &v.inverse, qkv, qkv_slope, k_gain_slope)
                     );
                 }
             }

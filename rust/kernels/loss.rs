@@ -1,12 +1,14 @@
 //! Cross-entropy, with its derivative in the place of the logits.
 
-use super::{LANES, Number, exp, for_each_processor, largest, parts, run_all, sum_of, take};
+use super::vector::{read, write};
+use super::{LANES, Number, for_each_processor, parts, run_all, take};
 
 /// A target that does not count.
 const IGNORED: i64 = -100;
 
 for_each_processor! {
     fn rows_of<V, E>(
+        zero,
         logits: &mut [E],
         targets: &[i64],
         softcap: Option<f32>,
@@ -16,37 +18,50 @@ for_each_processor! {
         let width = logits.len() / targets.len();
         let mut held = vec![0.0_f32; width];
         let mut tanh = vec![0.0_f32; if softcap.is_some() { width } else { 0 }];
+        let (one, two) = (zero.splat(1.0), zero.splat(2.0));
         for (row, target) in logits.chunks_exact_mut(width).zip(targets) {
             if *target == IGNORED {
                 row.fill(E::default());
                 continue;
             }
-            for (held, logit) in held.iter_mut().zip(row.iter()) {
-                *held = logit.get();
+            for (held, logit) in held.chunks_mut(LANES).zip(row.chunks(LANES)) {
+                write(read(zero, logit), held);
             }
             if let Some(cap) = softcap {
-                for (held, tanh) in held.iter_mut().zip(&mut tanh) {
-                    *tanh = 1.0 - 2.0 / (exp(2.0 * *held / cap) + 1.0);
-                    *held = cap * *tanh;
+                let (cap, twice) = (zero.splat(cap), zero.splat(2.0 / cap));
+                for (held, tanh) in held.chunks_mut(LANES).zip(tanh.chunks_mut(LANES)) {
+                    let power = read(zero, held).times(twice).exp();
+                    let squashed = one.minus(two.times(power.add(one).inverse()));
+                    write(squashed, tanh);
+                    write(squashed.times(cap), held);
                 }
             }
-            let most = largest(&held, f32::NEG_INFINITY);
+            let mut most = zero.splat(f32::MIN);
+            for held in held.chunks(LANES) {
+                most = most.at_least(read(zero, held).first(held.len(), f32::MIN));
+            }
+            let most = most.largest();
             let goal = held[*target as usize];
-            for held in &mut held {
-                *held = exp(*held - most);
+            let (shift, mut total) = (zero.splat(most), zero);
+            for held in held.chunks_mut(LANES) {
+                let weight = read(zero, held).minus(shift).exp();
+                total = total.add(weight.first(held.len(), 0.0));
+                write(weight, held);
             }
-            let total = sum_of(width, |i| held[i]);
+            let total = total.total();
             *loss += f64::from(most) + f64::from(total).ln() - f64::from(goal);
-            let share = factor / total;
-            for held in &mut held {
-                *held *= share;
+            let share = zero.splat(factor / total);
+            let own = held[*target as usize] * (factor / total) - factor;
+            for held in held.chunks_mut(LANES) {
+                write(read(zero, held).times(share), held);
             }
-            held[*target as usize] -= factor;
-            for (held, tanh) in held.iter_mut().zip(&tanh) {
-                *held *= 1.0 - tanh * tanh;
+            held[*target as usize] = own;
+            for (held, tanh) in held.chunks_mut(LANES).zip(tanh.chunks(LANES)) {
+                let (held_here, tanh) = (read(zero, held), read(zero, tanh));
+                write(held_here.times(one.minus(tanh.times(tanh))), held);
             }
-            for (logit, held) in row.iter_mut().zip(&held) {
-                *logit = E::of(*held);
+            for (logit, held) in row.chunks_mut(LANES).zip(held.chunks(LANES)) {
+                write(read(zero, held), logit);
             }
         }
     }

@@ -15,6 +15,7 @@ mod loss;
 mod norm;
 mod tile;
 mod update;
+mod vector;
 
 pub use activation::{Activation, activate, activate_back};
 pub use attention::{Attention, attention, attention_back};
@@ -23,6 +24,8 @@ pub use norm::{add_norm, norm_back};
 pub use update::{muon_apply, muon_direction};
 
 use std::ops::Range;
+
+use vector::Vector;
 
 /// Numbers that a thread must have before it is worth its start.
 const NUMBERS_PER_THREAD: usize = 1 << 17;
@@ -35,6 +38,10 @@ pub trait Number: Copy + Default + Send + Sync {
     fn get(self) -> f32;
     /// The nearest number to `x`, ties to even.
     fn of(x: f32) -> Self;
+    /// The values of so many.
+    fn load<V: Vector>(proof: V, from: &[Self; LANES]) -> V;
+    /// The nearest numbers.
+    fn store<V: Vector>(vector: V, to: &mut [Self; LANES]);
 }
 
 impl Number for f32 {
@@ -46,6 +53,16 @@ impl Number for f32 {
     #[inline(always)]
     fn of(x: f32) -> Self {
         x
+    }
+
+    #[inline(always)]
+    fn load<V: Vector>(proof: V, from: &[Self; LANES]) -> V {
+        proof.load(from)
+    }
+
+    #[inline(always)]
+    fn store<V: Vector>(vector: V, to: &mut [Self; LANES]) {
+        vector.store(to);
     }
 }
 
@@ -62,30 +79,48 @@ impl Number for u16 {
         // Rounding would carry some NaNs over into finite numbers.
         (if x.is_nan() { 0x7fc0 } else { rounded }) as u16
     }
+
+    #[inline(always)]
+    fn load<V: Vector>(proof: V, from: &[Self; LANES]) -> V {
+        proof.load_low(from)
+    }
+
+    #[inline(always)]
+    fn store<V: Vector>(vector: V, to: &mut [Self; LANES]) {
+        vector.store_low(to);
+    }
 }
 
 /// Compiles a function for AVX-512, for AVX2, and for what every processor of the target has, and
-/// calls the best one that this processor runs. `V` is that processor's vector.
+/// calls the best one that this processor runs. `V` is that processor's vector, and the first
+/// parameter one of zeros.
 macro_rules! for_each_processor {
     ($(#[$doc:meta])*
-     fn $name:ident<$vector:ident, $number:ident>($($arg:ident: $kind:ty),* $(,)?) $body:block) => {
+     fn $name:ident<$vector:ident, $number:ident>(
+         $zero:ident, $($arg:ident: $kind:ty),* $(,)?
+     ) $body:block) => {
         $(#[$doc])*
         #[allow(clippy::too_many_arguments)]
         fn $name<$number: $crate::kernels::Number>($($arg: $kind),*) {
+            use $crate::kernels::vector::{self, Vector};
             #[inline(always)]
-            #[allow(clippy::too_many_arguments, clippy::extra_unused_type_parameters)]
-            fn plain<$vector: $crate::kernels::tile::Vector, $number: $crate::kernels::Number>($($arg: $kind),*) $body
+            #[allow(clippy::too_many_arguments)]
+            fn plain<$vector: Vector, $number: $crate::kernels::Number>(
+                $zero: $vector, $($arg: $kind),*
+            ) $body
             #[cfg(target_arch = "x86_64")]
             {
                 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma")]
                 #[allow(clippy::too_many_arguments)]
                 fn avx512<$number: $crate::kernels::Number>($($arg: $kind),*) {
-                    plain::<$crate::kernels::tile::Avx512, $number>($($arg),*);
+                    // SAFETY: this is compiled for these features.
+                    plain::<_, $number>(unsafe { vector::Avx512::zero() }, $($arg),*);
                 }
                 #[target_feature(enable = "avx2,fma")]
                 #[allow(clippy::too_many_arguments)]
                 fn avx2<$number: $crate::kernels::Number>($($arg: $kind),*) {
-                    plain::<$crate::kernels::tile::Avx2, $number>($($arg),*);
+                    // SAFETY: this is compiled for these features.
+                    plain::<_, $number>(unsafe { vector::Avx2::zero() }, $($arg),*);
                 }
                 if $crate::kernels::has_avx512() {
                     // SAFETY: the processor has just been found to have these features.
@@ -96,7 +131,8 @@ macro_rules! for_each_processor {
                     return unsafe { avx2::<$number>($($arg),*) };
                 }
             }
-            plain::<$crate::kernels::tile::Plain, $number>($($arg),*);
+            // SAFETY: every processor has what this is compiled for.
+            plain::<_, $number>(unsafe { vector::Plain::zero() }, $($arg),*);
         }
     };
 }
@@ -151,20 +187,6 @@ fn add_up(partial: &[f32], total: &mut [f32]) {
     }
 }
 
-/// The sum of `term(0)` to `term(width - 1)`.
-#[inline(always)]
-fn sum_of(width: usize, term: impl Fn(usize) -> f32) -> f32 {
-    let mut sums = [0.0_f32; LANES];
-    let whole = width - width % LANES;
-    for start in (0..whole).step_by(LANES) {
-        for (lane, sum) in sums.iter_mut().enumerate() {
-            *sum += term(start + lane);
-        }
-    }
-    let rest: f32 = (whole..width).map(term).sum();
-    folded(sums, |a, b| a + b) + rest
-}
-
 /// `join` of all numbers, halves first: one after another would wait for each.
 #[inline(always)]
 fn folded(mut numbers: [f32; LANES], join: impl Fn(f32, f32) -> f32) -> f32 {
@@ -176,51 +198,4 @@ fn folded(mut numbers: [f32; LANES], join: impl Fn(f32, f32) -> f32) -> f32 {
         half /= 2;
     }
     numbers[0]
-}
-
-/// The largest of `numbers`, at least `least`.
-#[inline(always)]
-fn largest(numbers: &[f32], least: f32) -> f32 {
-    let greater = |a: f32, b: f32| if b > a { b } else { a };
-    let (whole, rest) = numbers.as_chunks::<LANES>();
-    let mut found = [least; LANES];
-    for chunk in whole {
-        for (found, x) in found.iter_mut().zip(chunk) {
-            *found = greater(*found, *x);
-        }
-    }
-    rest.iter()
-        .fold(folded(found, greater), |a, b| greater(a, *b))
-}
-
-/// e^x within two units in the last place, for x clamped to -87..88; written to be vectorised.
-#[inline(always)]
-fn exp(x: f32) -> f32 {
-    const ROUND: f32 = 12_582_912.0; // 1.5 x 2^23: adding it leaves the integer in the low bits
-    let x = x.clamp(-87.0, 88.0);
-    let shifted = x * std::f32::consts::LOG2_E + ROUND;
-    let whole = shifted - ROUND;
-    let rest = (x - whole * 0.693_359_4) + whole * 2.121_944_4e-4;
-    let mut power = 1.987_569_1e-4_f32;
-    for coefficient in [
-        1.398_199_9e-3,
-        8.333_452e-3,
-        4.166_579_6e-2,
-        1.666_666_5e-1,
-        0.5,
-    ] {
-        power = power * rest + coefficient;
-    }
-    let power = power * rest * rest + rest + 1.0;
-    let exponent = shifted
-        .to_bits()
-        .wrapping_sub(ROUND.to_bits())
-        .wrapping_add(127)
-        << 23;
-    power * f32::from_bits(exponent)
-}
-
-#[inline(always)]
-fn sigmoid(x: f32) -> f32 {
-    1.0 / (1.0 + exp(-x))
 }

@@ -1,9 +1,11 @@
 //! RMSNorm (Zhang and Sennrich 2019) behind the sum of the residual stream.
 
-use super::{Number, add_up, for_each_processor, parts, run_all, sum_of, take};
+use super::vector::{read, write};
+use super::{LANES, Number, add_up, for_each_processor, parts, run_all, take};
 
 for_each_processor! {
     fn add_norm_rows<V, E>(
+        zero,
         x: &[f32],
         branch: Option<&[E]>,
         gain: &[f32],
@@ -16,17 +18,27 @@ for_each_processor! {
         for (n, scale) in scale.iter_mut().enumerate() {
             let at = n * width..(n + 1) * width;
             let (mut x, y) = (&x[at.clone()], &mut y[at.clone()]);
+            let mut squares = zero;
             if let Some(branch) = branch {
                 let sum = &mut sum[at.clone()];
-                for ((sum, x), branch) in sum.iter_mut().zip(x).zip(&branch[at]) {
-                    *sum = x + branch.get();
+                let added = x.chunks(LANES).zip(branch[at].chunks(LANES));
+                for (sum, (x, branch)) in sum.chunks_mut(LANES).zip(added) {
+                    let total = read(zero, x).add(read(zero, branch));
+                    squares = squares.add_product(total, total);
+                    write(total, sum);
                 }
                 x = sum;
+            } else {
+                for x in x.chunks(LANES) {
+                    let x = read(zero, x);
+                    squares = squares.add_product(x, x);
+                }
             }
-            let squares = sum_of(width, |i| x[i] * x[i]);
-            *scale = 1.0 / (squares / width as f32 + eps).sqrt();
-            for ((y, x), gain) in y.iter_mut().zip(x).zip(gain) {
-                *y = E::of(x * *scale * gain);
+            *scale = 1.0 / (squares.total() / width as f32 + eps).sqrt();
+            let factor = zero.splat(*scale);
+            let read_from = x.chunks(LANES).zip(gain.chunks(LANES));
+            for (y, (x, gain)) in y.chunks_mut(LANES).zip(read_from) {
+                write(read(zero, x).times(factor).times(read(zero, gain)), y);
             }
         }
     }
@@ -34,6 +46,7 @@ for_each_processor! {
 
 for_each_processor! {
     fn norm_rows_back<V, E>(
+        zero,
         slope: &[E],
         x: &[f32],
         gain: &[f32],
@@ -43,24 +56,27 @@ for_each_processor! {
         gain_slope: &mut [f32],
     ) {
         let width = gain.len();
-        let mut held = vec![0.0_f32; width];
         for (n, scale) in scale.iter().enumerate() {
             let at = n * width..(n + 1) * width;
             let (slope, x, out) = (&slope[at.clone()], &x[at.clone()], &mut x_slope[at.clone()]);
-            let (held, gain, gain_slope) =
-                (&mut held[..width], &gain[..width], &mut gain_slope[..width]);
-            for i in 0..width {
-                held[i] = slope[i].get();
+            let given = || slope.chunks(LANES).zip(x.chunks(LANES)).zip(gain.chunks(LANES));
+            let mut along = zero;
+            for ((slope, x), gain) in given() {
+                let slope = read(zero, slope).times(read(zero, gain));
+                along = along.add_product(slope, read(zero, x));
             }
-            let along = sum_of(width, |i| held[i] * gain[i] * x[i]) * scale * scale * scale
-                / width as f32;
-            for i in 0..width {
-                out[i] += held[i] * gain[i] * scale - x[i] * along;
-                gain_slope[i] += held[i] * x[i] * scale;
+            let along = -along.total() * scale * scale * scale / width as f32;
+            let (along, factor) = (zero.splat(along), zero.splat(*scale));
+            let outs = out.chunks_mut(LANES).zip(gain_slope.chunks_mut(LANES));
+            for (((slope, x), gain), (out, gain_slope)) in given().zip(outs) {
+                let (slope, x) = (read(zero, slope).times(factor), read(zero, x));
+                write(read(zero, gain_slope).add_product(slope, x), gain_slope);
+                let total = read(zero, out).add_product(slope, read(zero, gain));
+                write(total.add_product(x, along), out);
             }
             if !copy.is_empty() {
-                for (copy, out) in copy[at].iter_mut().zip(out) {
-                    *copy = E::of(*out);
+                for (copy, out) in copy[at].chunks_mut(LANES).zip(out.chunks(LANES)) {
+                    write(read(zero, out), copy);
                 }
             }
         }

@@ -1,47 +1,55 @@
 //! The passes over weights and gradients that Muon takes before and after its matrix products.
 
-use super::{Number, for_each_processor, parts, run_all, sum_of, take};
+use super::vector::{Vector, read, write};
+use super::{LANES, Number, for_each_processor, parts, run_all, take};
 
 for_each_processor! {
-    fn blend<V, E>(gradient: &[E], momentum: &mut [f32], share: f32, squares: &mut f32) {
-        let gradient = &gradient[..momentum.len()];
-        for (momentum, gradient) in momentum.iter_mut().zip(gradient) {
-            *momentum += (gradient.get() - *momentum) * (1.0 - share);
+    fn blend<V, E>(zero, gradient: &[E], momentum: &mut [f32], share: f32, squares: &mut f32) {
+        let (rest, share) = (zero.splat(1.0 - share), zero.splat(share));
+        let mut sum = zero;
+        for (momentum, gradient) in momentum.chunks_mut(LANES).zip(gradient.chunks(LANES)) {
+            let (gradient, before) = (read(zero, gradient), read(zero, momentum));
+            let blended = before.add_product(gradient.minus(before), rest);
+            write(blended, momentum);
+            let ahead = ahead(gradient, blended, share);
+            sum = sum.add_product(ahead, ahead);
         }
-        *squares = sum_of(momentum.len(), |i| {
-            let ahead = ahead(gradient[i].get(), momentum[i], share);
-            ahead * ahead
-        });
+        *squares = sum.total();
     }
 }
 
 for_each_processor! {
     fn look_ahead<V, E>(
+        zero,
         gradient: &[f32],
         momentum: &[f32],
         share: f32,
         factor: f32,
         direction: &mut [E],
     ) {
-        let numbers = gradient.iter().zip(momentum);
-        for (direction, (gradient, momentum)) in direction.iter_mut().zip(numbers) {
-            *direction = E::of(ahead(*gradient, *momentum, share) * factor);
+        let (share, factor) = (zero.splat(share), zero.splat(factor));
+        let numbers = gradient.chunks(LANES).zip(momentum.chunks(LANES));
+        for (direction, (gradient, momentum)) in direction.chunks_mut(LANES).zip(numbers) {
+            let ahead = ahead(read(zero, gradient), read(zero, momentum), share);
+            write(ahead.times(factor), direction);
         }
     }
 }
 
 for_each_processor! {
-    fn move_weights<V, E>(weights: &mut [f32], update: &[E], keep: f32, rate: f32) {
-        for (weight, update) in weights.iter_mut().zip(update) {
-            *weight = *weight * keep - rate * update.get();
+    fn move_weights<V, E>(zero, weights: &mut [f32], update: &[E], keep: f32, rate: f32) {
+        let (keep, rate) = (zero.splat(keep), zero.splat(-rate));
+        for (weight, update) in weights.chunks_mut(LANES).zip(update.chunks(LANES)) {
+            let kept = read(zero, weight).times(keep);
+            write(kept.add_product(read(zero, update), rate), weight);
         }
     }
 }
 
 /// Nesterov's momentum.
 #[inline(always)]
-fn ahead(gradient: f32, momentum: f32, share: f32) -> f32 {
-    gradient + (momentum - gradient) * share
+fn ahead<V: Vector>(gradient: V, momentum: V, share: V) -> V {
+    gradient.add_product(momentum.minus(gradient), share)
 }
 
 /// Blends a matrix' `gradient` into its `momentum`, of which `share` stays, and writes Nesterov's
