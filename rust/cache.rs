@@ -434,6 +434,14 @@ fn few_avx2(set: &[u64; SET_WORDS], key: u128) -> Option<Few> {
     }
 }
 
+/// `len` times the default value, in large pages where there is enough of it.
+pub(crate) fn filled<T: Clone + Default>(len: usize) -> Vec<T> {
+    let mut memory = Vec::with_capacity(len);
+    prefer_huge_pages(&memory);
+    memory.resize(len, T::default());
+    memory
+}
+
 /// Asks for large pages, which the system zeroes and finds many times quicker than small ones.
 pub(crate) fn prefer_huge_pages<T>(memory: &Vec<T>) {
     #[cfg(target_os = "linux")]

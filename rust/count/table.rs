@@ -4,7 +4,7 @@
 //! an arena. The hash is seeded anew in each process, so no text can be built to make it collide,
 //! and nothing that leaves this module depends on it.
 
-use crate::cache::prefetch;
+use crate::cache::{filled, prefetch};
 use crate::control::{Control, sort_by};
 #[cfg(target_arch = "x86_64")]
 use crate::encode::is_wide;
@@ -441,7 +441,7 @@ impl Table {
 
     #[cold]
     fn grow(&mut self, control: &Control) -> Result<()> {
-        let wider = vec![Entry::default(); self.entries.len() * 2];
+        let wider = filled(self.entries.len() * 2);
         let old = std::mem::replace(&mut self.entries, wider);
         let mask = self.entries.len() - 1;
         for entries in old.chunks(STRIDE) {

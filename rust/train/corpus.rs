@@ -10,7 +10,7 @@ use super::BYTES;
 use super::changes::Changes;
 use super::memory::Memory;
 use super::pairs::Pair;
-use crate::cache::prefetch;
+use crate::cache::{prefer_huge_pages, prefetch};
 use crate::control::{Control, sort_by};
 use crate::count::Counts;
 use crate::error::{Error, Result};
@@ -100,10 +100,13 @@ impl Corpus {
 
     fn with_capacity(len: usize, pieces: usize) -> Self {
         let mut slots = Vec::with_capacity(len);
+        prefer_huge_pages(&slots);
         slots.push(WALL);
+        let weights = Vec::with_capacity(pieces);
+        prefer_huge_pages(&weights);
         Self {
             slots,
-            weights: Vec::with_capacity(pieces),
+            weights,
             pairs: 0.0,
         }
     }

@@ -4,6 +4,7 @@
 //! are written once, when the pair comes into being, in the order of the corpus; sites at which the
 //! pair was joined away since stay in them and are passed over.
 
+use crate::cache::filled;
 use super::changes::{Changes, Neighbours, Tally};
 use super::corpus::{Corpus, Site};
 use crate::control::Control;
@@ -60,7 +61,7 @@ const SPARE: usize = 1 << 14;
 impl Pairs {
     /// No pair, and room for those that are made of bytes and some thousands more.
     pub(super) fn new() -> Self {
-        let entries = vec![Entry::default(); GRID + SPARE];
+        let entries = filled(GRID + SPARE);
         Self {
             entries,
             used: 0,
@@ -106,7 +107,7 @@ impl Pairs {
             all += u64::from(entry.sites);
         }
         room(self.bytes() + all as usize * size_of::<Site>())?;
-        self.sites = vec![Site::default(); all as usize];
+        self.sites = filled(all as usize);
         corpus.for_each_pair(lengths, control, |pair, site| {
             let at = self.slot(pair);
             let entry = &mut self.entries[at];
@@ -285,7 +286,7 @@ impl Pairs {
 
     /// Moves the entries that still count into a table of `len`.
     fn rebuild(&mut self, len: usize) {
-        let old = std::mem::replace(&mut self.entries, vec![Entry::default(); len]);
+        let old = std::mem::replace(&mut self.entries, filled(len));
         self.used = 0;
         for entry in old {
             if entry.sites > 0 && entry.count >= self.floor {
