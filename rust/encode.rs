@@ -327,7 +327,7 @@ mod tests {
     use crate::count::{CountOptions, Counter};
     use crate::pretokenize::Pattern;
     use crate::tokenizer::Tokenizer;
-    use crate::train::{Tie, TrainOptions, train};
+    use crate::train::{TrainOptions, train};
 
     /// Letters of an alphabet in no order.
     fn noise(length: usize, letters: u64, mut state: u64) -> Vec<u8> {
@@ -353,10 +353,7 @@ mod tests {
         let counts = counter.finish(&control).unwrap();
         let options = TrainOptions {
             vocab_size: Some(vocab_size),
-            epochs: None,
-            tie: Tie::Ids,
-            special_count: 0,
-            memory: None,
+            ..TrainOptions::default()
         };
         let merges = train(counts, &options, &control).unwrap();
         Tokenizer::from_merges(&merges.pairs, pattern.clone(), &[]).unwrap()

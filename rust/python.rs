@@ -482,6 +482,7 @@ impl Tokenizer {
             tie: Tie::named(&goal.tie).map_err(to_python)?,
             special_count: count.special_tokens.len(),
             memory,
+            threads: count.options.threads,
         };
         options.check().map_err(to_python)?;
         let control = Control::new();

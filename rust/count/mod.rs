@@ -91,10 +91,26 @@ impl Counts {
         control: &Control,
         mut each: impl FnMut(&[u8], u64, u64) -> Result<()>,
     ) -> Result<()> {
+        (0..self.shares()).try_for_each(|share| self.for_each_in(share, control, &mut each))
+    }
+
+    /// Shares in which the pieces lie: as many as threads counted, or one on disk.
+    pub(crate) fn shares(&self) -> usize {
         match &self.held {
-            Held::Tables(tables) => tables
-                .iter()
-                .try_for_each(|table| table.for_each(control, &mut each)),
+            Held::Tables(tables) => tables.len(),
+            Held::Disk(_) => 1,
+        }
+    }
+
+    /// [`Counts::for_each`] in one share.
+    pub(crate) fn for_each_in(
+        &self,
+        share: usize,
+        control: &Control,
+        each: impl FnMut(&[u8], u64, u64) -> Result<()>,
+    ) -> Result<()> {
+        match &self.held {
+            Held::Tables(tables) => tables[share].for_each(control, each),
             Held::Disk(sorted) => sorted.for_each(control, each),
         }
     }
@@ -366,8 +382,11 @@ impl<'p> Counter<'p> {
             Held::Disk(sorted(parts, &disk, control)?)
         } else if parts.len() > 1 {
             let shares = parts.len() as u64;
+            // A guess: where text is alike throughout, most tables have its frequent pieces.
+            let counted: usize = parts.iter().map(|part| part.table.len()).sum();
+            let pieces = counted / parts.len() * 3 / 4;
             let mut whole: Vec<_> = (0..shares)
-                .map(|share| (share, parts[0].table.fresh()))
+                .map(|share| (share, parts[0].table.fresh(pieces)))
                 .collect();
             on_threads(&mut whole, |(share, table)| {
                 parts
@@ -423,7 +442,10 @@ fn share_out<'t>(
 
 /// Runs `work` on each of `parts` at the same time, the first on this thread; returns the first
 /// error that is not a consequence of another.
-fn on_threads<T: Send>(parts: &mut [T], work: impl Fn(&mut T) -> Result<()> + Sync) -> Result<()> {
+pub(crate) fn on_threads<T: Send>(
+    parts: &mut [T],
+    work: impl Fn(&mut T) -> Result<()> + Sync,
+) -> Result<()> {
     let Some((own, others)) = parts.split_first_mut() else {
         return Ok(());
     };

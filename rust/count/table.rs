@@ -133,9 +133,13 @@ impl Table {
         }
     }
 
-    /// An empty one that hashes alike, without a limit.
-    pub(super) fn fresh(&self) -> Self {
-        Self::new(self.seeds, usize::MAX)
+    /// An empty one that hashes alike, with room for so many pieces and without a limit.
+    pub(super) fn fresh(&self, pieces: usize) -> Self {
+        let entries = (2 * pieces).next_power_of_two().max(FIRST_ENTRIES);
+        Self {
+            entries: filled(entries),
+            ..Self::new(self.seeds, usize::MAX)
+        }
     }
 
     /// Distinct pieces held.
@@ -299,20 +303,38 @@ impl Table {
         shares: u64,
         control: &Control,
     ) -> Result<()> {
+        let mut waiting = Vec::with_capacity(AHEAD);
         for entries in other.entries.chunks(STRIDE) {
             control.check()?;
             for entry in entries.iter().filter(|entry| entry.count != 0) {
                 let hash = self.hash_of(entry.key);
                 if ((hash & 0xFFFF) * shares) >> 16 == share {
-                    let piece = other.piece(entry.key);
-                    let key = if entry.key[1] >= LONG {
-                        [hash, LONG]
-                    } else {
-                        entry.key
-                    };
-                    self.add(key, piece.as_bytes(), entry.count, entry.first, control)?;
+                    prefetch(&self.entries[self.home(hash)]);
+                    waiting.push((hash, entry));
+                    if waiting.len() == AHEAD {
+                        self.take_in(&mut waiting, other, control)?;
+                    }
                 }
             }
+        }
+        self.take_in(&mut waiting, other, control)
+    }
+
+    /// Adds entries of the other table, each with its hash.
+    fn take_in(
+        &mut self,
+        waiting: &mut Vec<(u64, &Entry)>,
+        other: &Self,
+        control: &Control,
+    ) -> Result<()> {
+        for (hash, entry) in waiting.drain(..) {
+            let piece = other.piece(entry.key);
+            let key = if entry.key[1] >= LONG {
+                [hash, LONG]
+            } else {
+                entry.key
+            };
+            self.add(key, piece.as_bytes(), entry.count, entry.first, control)?;
         }
         Ok(())
     }

@@ -5,18 +5,20 @@
 //! its length leads to the token after it, and the slot before it names the token before. Every slot
 //! only ever takes younger ids, and both ends of what was joined are overwritten: a site noted
 //! earlier still holds its pair exactly when both ids are still there.
+//!
+//! With several threads each has a part of the pieces, in an array of its own.
 
-use super::BYTES;
 use super::changes::Changes;
 use super::memory::Memory;
 use super::pairs::Pair;
+use super::{BYTES, Joined};
 use crate::cache::{prefer_huge_pages, prefetch};
 use crate::control::{Control, sort_by};
-use crate::count::Counts;
+use crate::count::{Counts, on_threads};
 use crate::error::{Error, Result};
 
 /// What stands before the first piece, between pieces, and after the last.
-pub(super) const WALL: u32 = u32::MAX;
+const WALL: u32 = u32::MAX;
 /// Pieces or sites handled between two looks at the stop flag.
 pub(super) const STRIDE: usize = 1 << 16;
 
@@ -26,113 +28,207 @@ const AHEAD: usize = 12;
 /// Where a pair occurs.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Site {
-    /// The slot in which its left token starts.
+    /// The slot in which its left token starts, among those of the whole corpus.
     pub position: u32,
-    /// The piece that it lies in.
+    /// The piece that it lies in, among all.
     pub piece: u32,
 }
 
-/// The pieces of two bytes and more; others hold no pair.
-pub(super) struct Corpus {
+/// Some of the pieces of two bytes and more; others hold no pair.
+pub(super) struct Part {
     slots: Vec<u32>,
     /// How often each piece occurs.
     weights: Vec<u64>,
-    /// Adjacent bytes in the whole text, about.
+    /// Adjacent bytes in the text, about.
     pairs: f64,
+    /// Its first slot and piece among those of the whole corpus.
+    first: Site,
+    /// What the last batch of merges did here.
+    pub changes: Changes,
 }
 
-impl Corpus {
-    /// Lays the pieces out, where `in_order` by first occurrence.
-    ///
-    /// # Errors
-    /// [`Error::Usage`] where they take more than `memory` or 4 GiB; [`Error::Io`] where counts lie on
-    /// disk; [`Error::Interrupted`].
-    pub(super) fn new(
-        counts: &Counts,
-        in_order: bool,
-        memory: &Memory,
-        control: &Control,
-    ) -> Result<Self> {
-        let (mut len, mut pieces) = (1, 0);
-        counts.for_each(control, |piece, _, _| {
-            if piece.len() > 1 {
-                len += piece.len() + 1;
-                pieces += 1;
-            }
-            Ok(())
-        })?;
-        if len >= WALL as usize {
-            return Err(Error::usage(format!(
-                "the distinct pieces take {len} bytes, but at most 4 GiB can be trained on: use a \
-                 pattern that splits the text, or less text"
-            )));
-        }
-        let layout = len * size_of::<u32>() + pieces * size_of::<u64>();
-        let order = pieces * size_of::<(u64, u32, u32)>();
-        memory.check(if in_order { 2 * layout + order } else { layout })?;
-        let mut corpus = Self::with_capacity(len, pieces);
-        let mut order = Vec::with_capacity(if in_order { pieces } else { 0 });
-        counts.for_each(control, |piece, count, first| {
-            if piece.len() > 1 {
-                if in_order {
-                    order.push((
-                        first,
-                        corpus.slots.len() as u32,
-                        corpus.weights.len() as u32,
-                    ));
-                }
-                corpus.add(piece.iter().map(|&byte| u32::from(byte)), count);
-            }
-            Ok(())
-        })?;
-        if in_order {
-            sort_by(&mut order, control, Ord::cmp)?;
-            let shuffled = std::mem::replace(&mut corpus, Self::with_capacity(len, pieces));
-            for (_, start, piece) in order {
-                let slots = &shuffled.slots[start as usize..];
-                let bytes = slots.iter().copied().take_while(|&slot| slot != WALL);
-                corpus.add(bytes, shuffled.weights[piece as usize]);
-            }
-        }
-        control.check()?;
-        Ok(corpus)
+/// Slots and pieces that some counts take.
+#[derive(Clone, Copy, Default)]
+struct Size {
+    slots: usize,
+    pieces: usize,
+}
+
+impl Size {
+    fn add(&mut self, piece: &[u8]) {
+        self.slots += piece.len() + 1;
+        self.pieces += 1;
     }
 
-    fn with_capacity(len: usize, pieces: usize) -> Self {
-        let mut slots = Vec::with_capacity(len);
+    fn bytes(self) -> usize {
+        self.slots * size_of::<u32>() + self.pieces * size_of::<u64>()
+    }
+}
+
+/// Lays the pieces out in `parts` parts or fewer, none of them smaller than `least` slots but where
+/// there is only one; where `in_order` in one, by first occurrence.
+///
+/// # Errors
+/// [`Error::Usage`] where they take more than `memory` or 4 GiB; [`Error::Io`] where counts lie on
+/// disk; [`Error::Interrupted`].
+pub(super) fn lay_out(
+    counts: &Counts,
+    in_order: bool,
+    (parts, least): (usize, usize),
+    memory: &Memory,
+    control: &Control,
+) -> Result<Vec<Part>> {
+    let mut shares: Vec<_> = (0..counts.shares())
+        .map(|share| (share, Size::default(), None))
+        .collect();
+    on_threads(&mut shares, |(share, size, _)| {
+        counts.for_each_in(*share, control, |piece, _, _| {
+            if piece.len() > 1 {
+                size.add(piece);
+            }
+            Ok(())
+        })
+    })?;
+    let size = shares
+        .iter()
+        .fold(Size::default(), |all, (_, size, _)| Size {
+            slots: all.slots + size.slots,
+            pieces: all.pieces + size.pieces,
+        });
+    if size.slots + shares.len() + parts >= WALL as usize {
+        return Err(Error::usage(format!(
+            "the distinct pieces take {} bytes, but at most 4 GiB can be trained on: use a \
+             pattern that splits the text, or less text",
+            size.slots
+        )));
+    }
+    memory.check(if in_order {
+        2 * size.bytes() + size.pieces * size_of::<Place>()
+    } else {
+        size.bytes()
+    })?;
+    let parts = parts.min(size.slots / least).max(1);
+    if parts > 1 && parts == shares.len() {
+        on_threads(&mut shares, |(share, size, part)| {
+            let part = part.insert(Part::with_capacity(*size));
+            counts.for_each_in(*share, control, |piece, count, _| {
+                part.add(piece.iter().copied(), count);
+                Ok(())
+            })
+        })?;
+        let parts = shares.into_iter().filter_map(|(_, _, part)| part);
+        return Ok(numbered(parts.collect()));
+    }
+    if in_order {
+        return Ok(vec![in_order_of_occurrence(counts, size, control)?]);
+    }
+    let mut filled = Vec::with_capacity(parts);
+    let each = Size {
+        slots: size.slots / parts,
+        pieces: size.pieces / parts,
+    };
+    let mut part = Part::with_capacity(each);
+    counts.for_each(control, |piece, count, _| {
+        if part.slots.len() > each.slots && filled.len() + 1 < parts {
+            filled.push(std::mem::replace(&mut part, Part::with_capacity(each)));
+        }
+        part.add(piece.iter().copied(), count);
+        Ok(())
+    })?;
+    filled.push(part);
+    Ok(numbered(filled))
+}
+
+/// Where a piece occurs first in the text, its first slot, and its number.
+type Place = (u64, u32, u32);
+
+fn in_order_of_occurrence(counts: &Counts, size: Size, control: &Control) -> Result<Part> {
+    let mut shuffled = Part::with_capacity(size);
+    let mut order: Vec<Place> = Vec::with_capacity(size.pieces);
+    counts.for_each(control, |piece, count, first| {
+        let place = (
+            first,
+            shuffled.slots.len() as u32,
+            shuffled.weights.len() as u32,
+        );
+        if shuffled.add(piece.iter().copied(), count) {
+            order.push(place);
+        }
+        Ok(())
+    })?;
+    sort_by(&mut order, control, Ord::cmp)?;
+    let mut part = Part::with_capacity(size);
+    for (_, start, piece) in order {
+        let slots = &shuffled.slots[start as usize..];
+        let len = slots.iter().take_while(|&&slot| slot != WALL).count();
+        let bytes = slots[..len].iter().map(|&byte| byte as u8);
+        part.add(bytes, shuffled.weights[piece as usize]);
+    }
+    Ok(part)
+}
+
+/// Parts that know where in the whole corpus they begin.
+fn numbered(mut parts: Vec<Part>) -> Vec<Part> {
+    let mut next = Site::default();
+    for part in &mut parts {
+        part.first = next;
+        next.position += part.slots.len() as u32;
+        next.piece += part.weights.len() as u32;
+    }
+    parts
+}
+
+/// A guess at the count of the `merges`-th merge, rather too low than too high.
+///
+/// Counts of merges fall as a power of their rank, between the first and the second.
+pub(super) fn likely_last_count(corpus: &[Part], merges: usize) -> u64 {
+    let pairs: f64 = corpus.iter().map(|part| part.pairs).sum();
+    ((1.5 * pairs / (merges.max(1) as f64).powf(1.5)) as u64).max(1)
+}
+
+/// How many of the sites, from the first on, hold the pair no longer.
+pub(super) fn first_site(corpus: &[&Part], pair: Pair, sites: &[Site], lengths: &[u32]) -> usize {
+    let gone = |site: &&Site| !corpus.iter().any(|part| part.holds(pair, **site, lengths));
+    sites.iter().take_while(gone).count()
+}
+
+impl Part {
+    fn with_capacity(size: Size) -> Self {
+        let mut slots = Vec::with_capacity(size.slots + 1);
         prefer_huge_pages(&slots);
         slots.push(WALL);
-        let weights = Vec::with_capacity(pieces);
+        let weights = Vec::with_capacity(size.pieces);
         prefer_huge_pages(&weights);
         Self {
             slots,
             weights,
             pairs: 0.0,
+            first: Site::default(),
+            changes: Changes::default(),
         }
     }
 
-    fn add(&mut self, bytes: impl Iterator<Item = u32>, count: u64) {
-        let before = self.slots.len();
-        self.slots.extend(bytes);
-        self.pairs += (self.slots.len() - before - 1) as f64 * count as f64;
-        self.slots.push(WALL);
-        self.weights.push(count);
+    /// Adds a piece; whether it holds a pair, else it is left out.
+    fn add(&mut self, bytes: impl ExactSizeIterator<Item = u8>, count: u64) -> bool {
+        let pairs = bytes.len().saturating_sub(1);
+        if pairs > 0 {
+            self.slots.extend(bytes.map(u32::from));
+            self.slots.push(WALL);
+            self.pairs += pairs as f64 * count as f64;
+            self.weights.push(count);
+        }
+        pairs > 0
     }
 
     /// Bytes taken.
     pub(super) fn bytes(&self) -> usize {
-        self.slots.capacity() * size_of::<u32>() + self.weights.capacity() * size_of::<u64>()
+        self.slots.capacity() * size_of::<u32>()
+            + self.weights.capacity() * size_of::<u64>()
+            + self.changes.bytes()
     }
 
-    /// A guess at the count of the `merges`-th merge, rather too low than too high.
-    ///
-    /// Counts of merges fall as a power of their rank, between the first and the second.
-    pub(super) fn likely_last_count(&self, merges: usize) -> u64 {
-        ((1.5 * self.pairs / (merges.max(1) as f64).powf(1.5)) as u64).max(1)
-    }
-
-    pub(super) fn weight(&self, piece: u32) -> u64 {
-        self.weights[piece as usize]
+    pub(super) fn weight(&self, site: Site) -> u64 {
+        self.weights[(site.piece - self.first.piece) as usize]
     }
 
     /// Calls `each` with every adjacent pair, from the first piece to the last, left to right.
@@ -145,7 +241,7 @@ impl Corpus {
         if lengths.len() == BYTES {
             return self.for_each_pair_of_bytes(control, each);
         }
-        let mut at = 1;
+        let (mut at, first) = (1, self.first);
         for piece in 0..self.weights.len() {
             if piece % STRIDE == 0 {
                 control.check()?;
@@ -158,13 +254,11 @@ impl Corpus {
                     at = next + 1;
                     break;
                 }
-                each(
-                    Pair { left, right },
-                    Site {
-                        position: at as u32,
-                        piece: piece as u32,
-                    },
-                );
+                let site = Site {
+                    position: first.position + at as u32,
+                    piece: first.piece + piece as u32,
+                };
+                each(Pair { left, right }, site);
                 (at, left) = (next, right);
             }
         }
@@ -177,7 +271,10 @@ impl Corpus {
         control: &Control,
         mut each: impl FnMut(Pair, Site),
     ) -> Result<()> {
-        let mut piece = 0;
+        let Site {
+            position: base,
+            mut piece,
+        } = self.first;
         let last = self.slots.len() - 1;
         for start in (1..last).step_by(STRIDE) {
             control.check()?;
@@ -187,7 +284,7 @@ impl Corpus {
                 if left == WALL {
                     piece += 1;
                 } else if right != WALL {
-                    let position = position as u32;
+                    let position = base + position as u32;
                     each(Pair { left, right }, Site { position, piece });
                 }
             }
@@ -196,51 +293,98 @@ impl Corpus {
     }
 
     /// Whether the pair that was noted at `site` is still there.
-    pub(super) fn holds(&self, pair: Pair, site: Site, lengths: &[u32]) -> bool {
-        let at = site.position as usize;
-        self.slots[at] == pair.left
+    fn holds(&self, pair: Pair, site: Site, lengths: &[u32]) -> bool {
+        let at = site.position.wrapping_sub(self.first.position) as usize;
+        at < self.slots.len()
+            && self.slots[at] == pair.left
             && self.slots[at + lengths[pair.left as usize] as usize] == pair.right
     }
 
-    /// Joins the pair into the token `id` at each of its `sites`, which ascend, and notes in
-    /// `changes` which pairs that made.
-    pub(super) fn join(
+    /// Those of a pair's sites, which ascend, that are in this part.
+    fn own<'s>(&self, sites: &'s [Site]) -> &'s [Site] {
+        let before = |piece: u32| match sites.last() {
+            Some(last) if last.piece < piece => sites.len(),
+            _ if piece == 0 => 0,
+            _ => sites.partition_point(|site| site.piece < piece),
+        };
+        let end = self.first.piece + self.weights.len() as u32;
+        &sites[before(self.first.piece)..before(end)]
+    }
+
+    /// Joins the pairs of a batch one after the other, each wherever `sites` has it, from left to
+    /// right, and notes in `changes` which pairs that made.
+    ///
+    /// # Errors
+    /// [`Error::Interrupted`].
+    pub(super) fn join<'s>(
         &mut self,
-        pair: Pair,
-        id: u32,
+        batch: &[Joined],
+        sites: impl Fn(&Joined) -> &'s [Site],
+        lengths: &[u32],
+        shares: usize,
+        control: &Control,
+    ) -> Result<()> {
+        let mut changes = std::mem::take(&mut self.changes);
+        changes.begin(lengths.len(), shares);
+        let mut next = batch.first().map(&sites);
+        for (index, joined) in batch.iter().enumerate() {
+            let own = self.own(next.unwrap_or_default());
+            next = batch.get(index + 1).map(&sites);
+            next.and_then(<[Site]>::first)
+                .inspect(|site| prefetch(*site));
+            for sites in own.chunks(STRIDE) {
+                control.check()?;
+                self.join_at(joined, sites, lengths, &mut changes);
+            }
+            changes.end_merge(joined);
+        }
+        self.changes = changes;
+        Ok(())
+    }
+
+    fn join_at(
+        &mut self,
+        &Joined { pair, id, .. }: &Joined,
         sites: &[Site],
         lengths: &[u32],
         changes: &mut Changes,
     ) {
         let left_len = lengths[pair.left as usize] as usize;
         let len = left_len + lengths[pair.right as usize] as usize;
-        let slots = &mut self.slots;
+        let Self {
+            slots,
+            weights,
+            first,
+            ..
+        } = self;
+        let slot = |site: Site| (site.position - first.position) as usize;
+        let shares = changes.losses.len();
+        let share = |left, right| move || Pair { left, right }.share(shares);
         for (index, &site) in sites.iter().enumerate() {
-            if let Some(later) = sites.get(index + AHEAD) {
-                prefetch(&slots[later.position as usize]);
-                prefetch(&self.weights[later.piece as usize]);
+            if let Some(&later) = sites.get(index + AHEAD) {
+                prefetch(&slots[slot(later)]);
+                prefetch(&weights[(later.piece - first.piece) as usize]);
             }
-            let start = site.position as usize;
+            let start = slot(site);
             if slots[start] != pair.left || slots[start + left_len] != pair.right {
                 continue;
             }
-            let weight = self.weights[site.piece as usize];
+            let weight = weights[(site.piece - first.piece) as usize];
             let end = start + len;
             slots[start] = id;
             slots[start + left_len] = id;
             slots[end - 1] = id;
             let (before, after) = (slots[start - 1], slots[end]);
-            // A neighbour that is `id` itself was joined just now, and noted the two as twins.
+            // A neighbour that is `id` itself was joined just now, and noted the two.
             if before != WALL && before != id {
-                let position = (start - lengths[before as usize] as usize) as u32;
-                changes
-                    .before
-                    .note(before, weight, Site { position, ..site });
+                let position = site.position - lengths[before as usize];
+                let site = Site { position, ..site };
+                changes.before.note(before, weight, site, share(before, id));
             }
             if after == pair.left && slots[end + left_len] == pair.right {
-                changes.note_twins(weight, site);
+                changes.after.note(id, weight, site, share(id, id));
             } else if after != WALL {
-                changes.after.note(after, weight, site);
+                changes.after.note(after, weight, site, share(id, after));
             }
         }
     }

@@ -2,11 +2,13 @@
 //!
 //! An open-addressing table from pair to count and to a stretch of one flat array of sites. Stretches
 //! are written once, when the pair comes into being, in the order of the corpus; sites at which the
-//! pair was joined away since stay in them and are passed over.
+//! pair was joined away since stay in them and are passed over. With several threads each has such a
+//! table, for its share of all pairs.
 
-use crate::cache::filled;
-use super::changes::{Changes, Neighbours, Tally};
-use super::corpus::{Corpus, Site};
+use super::Joined;
+use super::changes::{Side, Sum, Tallies, Tally};
+use super::corpus::{Part, Site, first_site};
+use crate::cache::{filled, prefetch};
 use crate::control::Control;
 use crate::error::Result;
 
@@ -20,6 +22,33 @@ pub(super) struct Pair {
 impl Pair {
     fn code(self) -> u64 {
         u64::from(self.left) << 32 | u64::from(self.right)
+    }
+
+    #[inline(always)]
+    fn hash(self) -> u64 {
+        self.code().wrapping_mul(0x9E37_79B9_7F4A_7C15)
+    }
+
+    /// Which of so many shares of all pairs has it.
+    #[inline(always)]
+    pub(super) fn share(self, of: usize) -> usize {
+        // Not by the highest bits, which say where in its table a pair is.
+        let bits = (self.hash() >> 16) as u32;
+        (bits as usize * of) >> 32
+    }
+}
+
+/// Which of so many shares of all pairs.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Share {
+    pub index: usize,
+    pub of: usize,
+}
+
+impl Share {
+    #[inline(always)]
+    fn has(self, pair: Pair) -> bool {
+        self.of == 1 || pair.share(self.of) == self.index
     }
 }
 
@@ -42,31 +71,37 @@ impl Entry {
     }
 }
 
-/// The pairs whose count was `floor` or more when they came into being. Rarer ones are left out, and
-/// are found by another [`Pairs::find_all`] with a lower floor when those above are used up.
+/// The pairs of a share whose count was `floor` or more when they came into being. Rarer ones are left
+/// out, and are found by another [`Pairs::find_all`] with a lower floor when those above are used up.
 pub(super) struct Pairs {
+    share: Share,
     /// First a grid of all pairs of bytes, then a hash table of the others.
     entries: Vec<Entry>,
     /// Entries of the hash table in use.
     used: usize,
     sites: Vec<Site>,
     floor: u64,
+    /// Sums over all parts of the corpus.
+    tallies: Tallies,
 }
 
 /// Pairs of bytes.
 const GRID: usize = 1 << 16;
+/// Entries whose memory is asked for ahead of their turn.
+const AHEAD: usize = 12;
 /// The least room for other pairs.
 const SPARE: usize = 1 << 14;
 
 impl Pairs {
     /// No pair, and room for those that are made of bytes and some thousands more.
-    pub(super) fn new() -> Self {
-        let entries = filled(GRID + SPARE);
+    pub(super) fn new(share: Share) -> Self {
         Self {
-            entries,
+            share,
+            entries: filled(GRID + SPARE),
             used: 0,
             sites: Vec::new(),
             floor: 1,
+            tallies: Tallies::default(),
         }
     }
 
@@ -80,7 +115,7 @@ impl Pairs {
     pub(super) fn find_all(
         &mut self,
         floor: u64,
-        corpus: &Corpus,
+        corpus: &[&Part],
         lengths: &[u32],
         control: &Control,
         room: impl Fn(usize) -> Result<()>,
@@ -89,11 +124,16 @@ impl Pairs {
         self.used = 0;
         self.entries.fill(Entry::default());
         self.sites = Vec::new();
-        corpus.for_each_pair(lengths, control, |pair, site| {
-            let at = self.place(pair);
-            self.entries[at].count += corpus.weight(site.piece);
-            self.entries[at].sites += 1;
-        })?;
+        let share = self.share;
+        for part in corpus {
+            part.for_each_pair(lengths, control, |pair, site| {
+                if share.has(pair) {
+                    let at = self.place(pair);
+                    self.entries[at].count += part.weight(site);
+                    self.entries[at].sites += 1;
+                }
+            })?;
+        }
         self.floor = floor;
         let kept = self
             .entries
@@ -108,143 +148,172 @@ impl Pairs {
         }
         room(self.bytes() + all as usize * size_of::<Site>())?;
         self.sites = filled(all as usize);
-        corpus.for_each_pair(lengths, control, |pair, site| {
-            let at = self.slot(pair);
-            let entry = &mut self.entries[at];
-            if entry.sites > 0 {
-                self.sites[entry.start as usize] = site;
-                entry.start += 1;
-            }
-        })?;
+        for part in corpus {
+            part.for_each_pair(lengths, control, |pair, site| {
+                if share.has(pair) {
+                    let at = self.slot(pair);
+                    let entry = &mut self.entries[at];
+                    if entry.sites > 0 {
+                        self.sites[entry.start as usize] = site;
+                        entry.start += 1;
+                    }
+                }
+            })?;
+        }
         self.entries
             .iter_mut()
             .for_each(|entry| entry.start -= u64::from(entry.sites));
         Ok(())
     }
 
-    /// All pairs, in no particular order.
-    pub(super) fn all(&self) -> impl Iterator<Item = Pair> {
+    /// All pairs and their counts, in no particular order.
+    pub(super) fn all(&self) -> impl Iterator<Item = (Pair, u64)> {
         self.entries
             .iter()
             .filter(|entry| entry.sites > 0)
-            .map(Entry::pair)
+            .map(|entry| (entry.pair(), entry.count))
     }
 
     pub(super) fn count(&self, pair: Pair) -> u64 {
         self.find(pair).count
     }
 
-    /// Where the pair came to stand, ascending; it may be gone from some.
-    pub(super) fn sites(&self, pair: Pair) -> &[Site] {
+    /// Where among all sites those of the pair begin, and how many they are.
+    pub(super) fn stretch(&self, pair: Pair) -> (usize, usize) {
         let Entry { start, sites, .. } = *self.find(pair);
-        &self.sites[start as usize..][..sites as usize]
+        (start as usize, sites as usize)
+    }
+
+    /// A stretch of sites, which ascend; the pair may be gone from some.
+    pub(super) fn sites(&self, (start, count): (usize, usize)) -> &[Site] {
+        &self.sites[start..][..count]
     }
 
     /// The first position at which the pair still stands, and forgets those before; the pair's count
     /// must not be 0.
-    pub(super) fn first(&mut self, pair: Pair, corpus: &Corpus, lengths: &[u32]) -> u32 {
+    pub(super) fn first(&mut self, pair: Pair, corpus: &[&Part], lengths: &[u32]) -> u32 {
         let at = self.slot(pair);
-        let gone = |site: &&Site| !corpus.holds(pair, **site, lengths);
-        let passed = self.sites(pair).iter().take_while(gone).count();
+        let passed = first_site(corpus, pair, self.sites(self.stretch(pair)), lengths);
         let entry = &mut self.entries[at];
         entry.start += passed as u64;
         entry.sites -= passed as u32;
         self.sites[entry.start as usize].position
     }
 
-    /// Brings the table up to date after `pair` became `id`: it is gone, its neighbours' old pairs
-    /// are fewer, and their new ones are here.
-    pub(super) fn apply(&mut self, pair: Pair, id: u32, changes: &mut Changes) {
-        self.lose(
-            Pair {
-                left: pair.right,
-                right: pair.left,
-            },
-            changes.twins.weight,
-        );
-        for (neighbour, tally) in changes.before.met() {
-            self.lose(
-                Pair {
-                    left: neighbour,
-                    right: pair.left,
-                },
-                tally.weight,
-            );
-        }
-        for (neighbour, tally) in changes.after.met() {
-            self.lose(
-                Pair {
-                    left: pair.right,
-                    right: neighbour,
-                },
-                tally.weight,
-            );
-        }
-        let at = self.slot(pair);
-        self.entries[at].count = 0;
-        self.append(&mut changes.before, &mut changes.born, |left| Pair {
-            left,
-            right: id,
-        });
-        self.append(&mut changes.after, &mut changes.born, |right| Pair {
-            left: id,
-            right,
-        });
-        if changes.twins.sites > 0 {
-            let twins = Pair {
-                left: id,
+    /// Brings the table up to date after a batch: its pairs are gone, their neighbours' old pairs are
+    /// fewer, and their new ones are here, of which `born` hears.
+    pub(super) fn apply(
+        &mut self,
+        batch: &[Joined],
+        corpus: &[&Part],
+        mut born: impl FnMut(Pair, u64),
+    ) {
+        for (index, &Joined { id, .. }) in batch.iter().enumerate() {
+            self.tallies.make_room(id as usize + 1);
+            let before = |neighbour| Pair {
+                left: neighbour,
                 right: id,
             };
-            self.create(twins, changes.twins, self.sites.len() as u64);
-            self.sites.append(&mut changes.twin_sites);
-            changes.twins = Tally::default();
-            changes.born.push(twins);
+            let after = |neighbour| Pair {
+                left: id,
+                right: neighbour,
+            };
+            self.append(
+                index,
+                corpus,
+                |part| &part.changes.before,
+                before,
+                &mut born,
+            );
+            self.append(index, corpus, |part| &part.changes.after, after, &mut born);
+        }
+        // Only now, as one merge can take from a pair that another has made.
+        for part in corpus {
+            let losses = &part.changes.losses[self.share.index];
+            for (index, loss) in losses.iter().enumerate() {
+                if let Some(later) = losses.get(index + AHEAD) {
+                    prefetch(&self.entries[self.home(later.pair)]);
+                }
+                let at = self.slot(loss.pair);
+                if self.entries[at].sites > 0 {
+                    self.entries[at].count -= loss.weight;
+                }
+            }
+        }
+        for &Joined { pair, share, .. } in batch {
+            if share == self.share.index {
+                let at = self.slot(pair);
+                self.entries[at].count = 0;
+            }
         }
     }
 
+    /// Takes in the pairs that merge `index` made on one side, where `pair` names a neighbour's.
     fn append(
         &mut self,
-        neighbours: &mut Neighbours,
-        born: &mut Vec<Pair>,
+        index: usize,
+        corpus: &[&Part],
+        side: impl Fn(&Part) -> &Side,
         pair: impl Fn(u32) -> Pair,
+        born: &mut impl FnMut(Pair, u64),
     ) {
-        let (base, floor) = (self.sites.len() as u64, self.floor);
-        neighbours.lay_out(floor);
-        for (neighbour, tally) in neighbours.met().filter(|(_, tally)| tally.weight >= floor) {
+        let share = self.share.index;
+        let changes = || corpus.iter().map(|part| side(part).of(share, index));
+        let mut tallies = std::mem::take(&mut self.tallies);
+        for &Sum {
+            neighbour,
+            sites,
+            weight,
+        } in changes().flat_map(|(sums, _)| sums)
+        {
+            tallies.add(neighbour, weight, sites);
+        }
+        let base = self.sites.len();
+        let sites = tallies.lay_out(self.floor, |neighbour, tally| {
             let pair = pair(neighbour);
-            self.create(pair, tally, base + u64::from(tally.place));
-            born.push(pair);
+            self.create(pair, tally, (base + tally.place as usize) as u64);
+            born(pair, tally.weight);
+        });
+        if sites > 0 {
+            self.sites.resize(base + sites as usize, Site::default());
+            for noted in changes().flat_map(|(_, noted)| noted) {
+                tallies.put(noted, &mut self.sites[base..]);
+            }
         }
-        neighbours.move_sites(&mut self.sites);
-    }
-
-    fn lose(&mut self, pair: Pair, weight: u64) {
-        let at = self.slot(pair);
-        if self.entries[at].sites > 0 {
-            self.entries[at].count -= weight;
-        }
+        tallies.drain(|_, _| ());
+        self.tallies = tallies;
     }
 
     fn find(&self, pair: Pair) -> &Entry {
         &self.entries[self.slot(pair)]
     }
 
-    /// Where the pair's entry is or, if it has none, belongs.
-    fn slot(&self, pair: Pair) -> usize {
+    /// Where the pair is unless something else was there before.
+    #[inline(always)]
+    fn home(&self, pair: Pair) -> usize {
         if pair.left < 256 && pair.right < 256 {
             return (pair.left << 8 | pair.right) as usize;
         }
-        let code = pair.code();
-        let table = &self.entries[GRID..];
-        let mask = table.len() - 1;
-        let hash = code.wrapping_mul(0x9E37_79B9_7F4A_7C15);
-        let mut at = (hash >> (64 - table.len().trailing_zeros())) as usize;
+        let len = self.entries.len() - GRID;
+        GRID + (pair.hash() >> (64 - len.trailing_zeros())) as usize
+    }
+
+    /// Where the pair's entry is or, if it has none, belongs.
+    #[inline(always)]
+    fn slot(&self, pair: Pair) -> usize {
+        let (mut at, code) = (self.home(pair), pair.code());
+        if at < GRID {
+            return at;
+        }
         loop {
-            let entry = &table[at & mask];
+            let entry = &self.entries[at];
             if entry.pair == code || entry.sites == 0 {
-                return GRID + (at & mask);
+                return at;
             }
             at += 1;
+            if at == self.entries.len() {
+                at = GRID;
+            }
         }
     }
 

@@ -1,4 +1,4 @@
-use super::{Merges, Tie, TrainOptions, reference, train};
+use super::{Merges, Tie, TrainOptions, reference, train, train_in_parts};
 use crate::control::Control;
 use crate::count::Counts;
 use crate::error::Error;
@@ -17,8 +17,18 @@ fn options(tie: Tie, merges: usize) -> TrainOptions {
     }
 }
 
+/// What one thread finds, and any other number of them too.
 fn trained(pieces: &Pieces, options: &TrainOptions) -> Merges {
-    train(counted(pieces), options, &Control::new()).unwrap()
+    let found = train(counted(pieces), options, &Control::new()).unwrap();
+    for threads in [2, 5] {
+        let options = TrainOptions {
+            threads,
+            ..*options
+        };
+        let shared = train_in_parts(counted(pieces), &options, 1, &Control::new());
+        assert_eq!(shared.unwrap(), found, "{threads} threads, {pieces:?}");
+    }
+    found
 }
 
 fn words(text: &str) -> Pieces {

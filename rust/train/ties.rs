@@ -3,7 +3,7 @@
 use super::pairs::Pair;
 use crate::error::{Error, Result};
 use std::cmp::Reverse;
-use std::rc::Rc;
+use std::sync::Arc;
 
 /// The rule for equal counts; each is another trainer's, which it equals merge for merge.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -52,7 +52,11 @@ impl Tie {
 
 /// Orders pairs with equal counts: the greatest key is joined. Over time a pair's key may only fall.
 pub(super) trait Rule: Default {
-    type Key: Ord;
+    type Key: Ord + Send + Sync;
+
+    /// Whether, of pairs with equal counts that share a token, the rule takes the one whose other
+    /// token is older.
+    const IN_BATCHES: bool = false;
 
     /// The pair's key now; `first` finds the first position at which it stands.
     fn key(&self, pair: Pair, first: impl FnOnce() -> u32) -> Self::Key;
@@ -66,6 +70,8 @@ pub(super) struct ById;
 
 impl Rule for ById {
     type Key = Reverse<Pair>;
+
+    const IN_BATCHES: bool = true;
 
     fn key(&self, pair: Pair, _: impl FnOnce() -> u32) -> Self::Key {
         Reverse(pair)
@@ -94,6 +100,8 @@ impl Default for ByPrintable {
 impl Rule for ByPrintable {
     type Key = Reverse<Pair>;
 
+    const IN_BATCHES: bool = true;
+
     fn key(&self, pair: Pair, _: impl FnOnce() -> u32) -> Self::Key {
         let rank = |id: u32| self.rank.get(id as usize).copied().unwrap_or(id);
         Reverse(Pair {
@@ -104,22 +112,22 @@ impl Rule for ByPrintable {
 }
 
 pub(super) struct Lexical {
-    tokens: Vec<Rc<[u8]>>,
+    tokens: Vec<Arc<[u8]>>,
 }
 
 impl Default for Lexical {
     fn default() -> Self {
         Self {
-            tokens: (0..=255).map(|byte: u8| Rc::from([byte])).collect(),
+            tokens: (0..=255).map(|byte: u8| Arc::from([byte])).collect(),
         }
     }
 }
 
 impl Rule for Lexical {
-    type Key = (Rc<[u8]>, Rc<[u8]>);
+    type Key = (Arc<[u8]>, Arc<[u8]>);
 
     fn key(&self, pair: Pair, _: impl FnOnce() -> u32) -> Self::Key {
-        let token = |id: u32| Rc::clone(&self.tokens[id as usize]);
+        let token = |id: u32| Arc::clone(&self.tokens[id as usize]);
         (token(pair.left), token(pair.right))
     }
 
