@@ -13,6 +13,8 @@ mod activation;
 mod attention;
 mod loss;
 mod norm;
+#[cfg(all(target_arch = "x86_64", test))]
+mod tests;
 mod tile;
 mod update;
 mod vector;
@@ -122,13 +124,13 @@ macro_rules! for_each_processor {
                     // SAFETY: this is compiled for these features.
                     plain::<_, $number>(unsafe { vector::Avx2::zero() }, $($arg),*);
                 }
-                if $crate::kernels::has_avx512() {
-                    // SAFETY: the processor has just been found to have these features.
-                    return unsafe { avx512::<$number>($($arg),*) };
-                }
-                if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") {
-                    // SAFETY: the processor has just been found to have both features.
-                    return unsafe { avx2::<$number>($($arg),*) };
+                use $crate::kernels::Registers;
+                match $crate::kernels::registers() {
+                    // SAFETY: the processor has been found to have these features.
+                    Registers::Avx512 => return unsafe { avx512::<$number>($($arg),*) },
+                    // SAFETY: the processor has been found to have both features.
+                    Registers::Avx2 => return unsafe { avx2::<$number>($($arg),*) },
+                    Registers::Plain => {}
                 }
             }
             // SAFETY: every processor has what this is compiled for.
@@ -138,14 +140,37 @@ macro_rules! for_each_processor {
 }
 use for_each_processor;
 
+/// What functions are compiled for, the least first.
 #[cfg(target_arch = "x86_64")]
-fn has_avx512() -> bool {
-    is_x86_feature_detected!("avx512f")
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Registers {
+    Plain,
+    Avx2,
+    Avx512,
+}
+
+/// The best that this processor has.
+#[cfg(target_arch = "x86_64")]
+#[inline]
+fn detected() -> Registers {
+    if !is_x86_feature_detected!("avx2") || !is_x86_feature_detected!("fma") {
+        return Registers::Plain;
+    }
+    let has_avx512 = is_x86_feature_detected!("avx512f")
         && is_x86_feature_detected!("avx512bw")
         && is_x86_feature_detected!("avx512dq")
-        && is_x86_feature_detected!("avx512vl")
-        && is_x86_feature_detected!("fma")
+        && is_x86_feature_detected!("avx512vl");
+    if has_avx512 {
+        Registers::Avx512
+    } else {
+        Registers::Avx2
+    }
 }
+
+#[cfg(all(target_arch = "x86_64", not(test)))]
+use detected as registers;
+#[cfg(all(target_arch = "x86_64", test))]
+use tests::registers;
 
 /// Rows divided into at most `threads` ranges of near-equal length, each worth a thread.
 fn parts(rows: usize, width: usize, threads: usize) -> Vec<Range<usize>> {

@@ -9,9 +9,13 @@
 //! at a time for a while.
 
 use super::masks::{Masks, low};
+#[cfg(target_arch = "aarch64")]
+use super::neon::Neon;
 #[cfg(target_arch = "x86_64")]
 use super::planes::Avx2;
-use super::planes::{Lanes, Portable, WIDTH};
+#[cfg(not(target_arch = "aarch64"))]
+use super::planes::Portable;
+use super::planes::{Lanes, WIDTH};
 use super::text::Text;
 use crate::cache::prefetch;
 
@@ -148,6 +152,9 @@ impl Walk {
             // SAFETY: the processor has the features that the function is compiled for.
             return unsafe { self.fill_avx2(rule, text, ends, count) };
         }
+        #[cfg(target_arch = "aarch64")]
+        return self.fill_by::<Neon, R>(rule, text, ends, count);
+        #[cfg(not(target_arch = "aarch64"))]
         self.fill_by::<Portable, R>(rule, text, ends, count);
     }
 

@@ -336,6 +336,8 @@ mod tests {
 
     fn assert_told_by_all(text: &[u8]) {
         assert_told::<Portable>(text);
+        #[cfg(target_arch = "aarch64")]
+        assert_told::<super::super::neon::Neon>(text);
         #[cfg(target_arch = "x86_64")]
         if Avx2::detected() {
             assert_told::<Avx2>(text);

@@ -13,6 +13,8 @@ mod classes;
 mod gpt2;
 mod known;
 mod masks;
+#[cfg(target_arch = "aarch64")]
+mod neon;
 mod planes;
 mod regex;
 mod split;

@@ -3,7 +3,8 @@
 //! [`Planes`] are the text turned on its side: eight masks, one for each bit of a byte. A class of
 //! bytes is then a few operations on whole words (`0x30..=0x39` is `!b7 & !b6 & b5 & b4
 //! & !(b3 & (b2 | b1))`), the same on any processor; only the turning differs: [`Portable`] does it
-//! with exchanges of bits inside integers, [`Avx2`] gathers the top bits of 32 bytes at a time.
+//! with exchanges of bits inside integers, [`Avx2`] gathers the top bits of 32 bytes at a time, and
+//! `neon.rs` interleaves those of 64.
 //!
 //! [`Signs`] are the classes that ASCII text needs. They follow from the planes; comparing bytes
 //! takes half the instructions where registers are wide.
@@ -38,7 +39,7 @@ pub trait Lanes {
 
 impl Signs {
     #[inline(always)]
-    fn of(planes: &Planes) -> Self {
+    pub fn of(planes: &Planes) -> Self {
         let &[b0, b1, b2, b3, b4, b5, b6, b7] = planes;
         // 0x41..=0x5A and 0x61..=0x7A: the low five bits are in 1..=26.
         let past_z = b4 & b3 & (b2 | b1 & b0);
@@ -63,8 +64,10 @@ impl Signs {
 }
 
 /// Eight bytes at a time, in integers.
+#[cfg(any(test, not(target_arch = "aarch64")))]
 pub struct Portable;
 
+#[cfg(any(test, not(target_arch = "aarch64")))]
 impl Lanes for Portable {
     #[inline(always)]
     fn planes(block: &[u8; WIDTH]) -> Planes {
@@ -94,6 +97,7 @@ impl Lanes for Portable {
 }
 
 /// Eight bytes as an 8 by 8 matrix of bits, with rows and columns exchanged.
+#[cfg(any(test, not(target_arch = "aarch64")))]
 #[inline(always)]
 fn transposed(mut word: u64) -> u64 {
     for (distance, mask) in [
@@ -324,5 +328,12 @@ mod tests {
         if Avx2::detected() {
             assert!(blocks().all(|block| Avx2::planes(&block) == bit_by_bit(&block)));
         }
+    }
+
+    #[cfg(target_arch = "aarch64")]
+    #[test]
+    fn neon_planes_are_those_taken_bit_by_bit() {
+        use super::super::neon::Neon;
+        assert!(blocks().all(|block| Neon::planes(&block) == bit_by_bit(&block)));
     }
 }

@@ -1,0 +1,203 @@
+//! Every kernel gives the same with each kind of registers. Python's tests hold what the best ones
+//! give against plain torch.
+
+use super::*;
+use std::fmt::Debug;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::sync::{Mutex, PoisonError};
+
+const ALL: [Registers; 3] = [Registers::Plain, Registers::Avx2, Registers::Avx512];
+
+/// The place in `ALL` of the best registers that kernels may use.
+static MOST: AtomicUsize = AtomicUsize::new(ALL.len() - 1);
+
+pub(super) fn registers() -> Registers {
+    detected().min(ALL[MOST.load(Relaxed)])
+}
+
+/// What a kernel computed, with all kinds of registers that the processor has.
+fn with_each<T>(work: impl Fn() -> T) -> Vec<(Registers, T)> {
+    static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
+    let _guard = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
+    let kinds = ALL.into_iter().enumerate();
+    let results = kinds
+        .filter(|(_, kind)| *kind <= detected())
+        .map(|(place, kind)| {
+            MOST.store(place, Relaxed);
+            assert_eq!(registers(), kind);
+            (kind, work())
+        })
+        .collect();
+    MOST.store(ALL.len() - 1, Relaxed);
+    results
+}
+
+/// Numbers in -1..1, the same each time.
+fn numbers<E: Number>(count: usize, seed: u32) -> Vec<E> {
+    let mut state = seed;
+    let next = |_| {
+        state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+        E::of((state >> 8) as f32 / (1 << 23) as f32 - 1.0)
+    };
+    (0..count).map(next).collect()
+}
+
+/// A float32 sum may be rounded in any order; a bfloat16 then falls to either side.
+fn assert_alike<E: Number + Debug>(results: Vec<(Registers, Vec<Vec<E>>)>) {
+    let tolerance = if size_of::<E>() == 2 { 2e-2 } else { 1e-4 };
+    let (_, plain) = &results[0];
+    assert!(plain.iter().flatten().any(|number| number.get() != 0.0));
+    for (kind, found) in &results[1..] {
+        for (array, (found, plain)) in found.iter().zip(plain).enumerate() {
+            for (at, (found, plain)) in found.iter().zip(plain).enumerate() {
+                let (found, plain) = (found.get(), plain.get());
+                let close = (found - plain).abs() <= tolerance * (1.0 + plain.abs());
+                assert!(close, "{kind:?}, array {array}, {at}: {found}, not {plain}");
+            }
+        }
+    }
+}
+
+fn float32<E: Number>(of: &[E]) -> Vec<f32> {
+    of.iter().map(|number| number.get()).collect()
+}
+
+/// Widths that fill registers, and that leave some over.
+const WIDTHS: [usize; 5] = [1, 7, 16, 33, 64];
+
+fn activations_are_alike<E: Number + Debug>() {
+    for (kind, inputs) in [(Activation::SwiGlu, 2), (Activation::SquaredRelu, 1)] {
+        for width in WIDTHS {
+            assert_alike(with_each(|| {
+                let mut x = numbers::<E>(9 * inputs * width, 1);
+                let mut y = numbers::<E>(9 * width, 2);
+                activate(kind, &x, width, &mut y, 2);
+                let slope = numbers::<E>(9 * width, 3);
+                activate_back(kind, &slope, width, &mut x, 2);
+                vec![x, y]
+            }));
+        }
+    }
+}
+
+fn norms_are_alike<E: Number + Debug>() {
+    for width in WIDTHS {
+        assert_alike(with_each(|| {
+            let (x, branch) = (numbers::<f32>(9 * width, 1), numbers::<E>(9 * width, 2));
+            let gain = numbers::<f32>(width, 3);
+            let (mut sum, mut y) = (vec![0.0; 9 * width], branch.clone());
+            let mut scale = vec![0.0; 9];
+            add_norm(
+                &x,
+                Some(&branch),
+                &gain,
+                1e-6,
+                &mut sum,
+                &mut y,
+                &mut scale,
+                2,
+            );
+            let (mut x_slope, mut copy) = (x.clone(), branch.clone());
+            let mut gain_slope = vec![0.0; width];
+            let slope = numbers::<E>(9 * width, 4);
+            norm_back(
+                &slope,
+                &sum,
+                &gain,
+                &scale,
+                &mut x_slope,
+                &mut copy,
+                &mut gain_slope,
+                2,
+            );
+            vec![sum, float32(&y), scale, x_slope, float32(&copy), gain_slope]
+                .into_iter()
+                .map(|all| all.into_iter().map(E::of).collect())
+                .collect()
+        }));
+    }
+}
+
+fn losses_are_alike<E: Number + Debug>() {
+    for (width, softcap) in [(5, None), (64, Some(15.0)), (259, None)] {
+        assert_alike(with_each(|| {
+            let mut logits = numbers::<E>(8 * width, 1);
+            let targets: Vec<i64> = (0..8).map(|row| row % width as i64).collect();
+            let loss = cross_entropy(&mut logits, &targets, softcap, 0.125, 2);
+            vec![logits, vec![E::of(loss as f32)]]
+        }));
+    }
+}
+
+fn attentions_are_alike<E: Number + Debug>() {
+    for (length, width, keys) in [(5, 8, 1), (33, 16, 2), (70, 24, 2)] {
+        let gains = (numbers::<f32>(width, 5), numbers::<f32>(width, 6));
+        let turns = (
+            numbers::<f32>(length * width, 7),
+            numbers::<f32>(length * width, 8),
+        );
+        let spec = Attention {
+            length,
+            queries: 2,
+            keys,
+            width,
+            gains: Some((&gains.0, &gains.1)),
+            eps: 1e-6,
+            rotation: Some((&turns.0, &turns.1)),
+            scale: 0.3,
+        };
+        assert_alike(with_each(|| {
+            let qkv = numbers::<E>(2 * length * (2 + 2 * keys) * width, 1);
+            let mut y = numbers::<E>(2 * length * 2 * width, 2);
+            let mut log_sums = vec![0.0; 2 * length * 2];
+            attention(&spec, &qkv, &mut y, &mut log_sums, 2);
+            let (slope, mut qkv_slope) = (numbers::<E>(y.len(), 3), qkv.clone());
+            let mut gain_slopes = vec![0.0; 2 * width];
+            attention_back(
+                &spec,
+                &slope,
+                &qkv,
+                &log_sums,
+                &mut qkv_slope,
+                &mut gain_slopes,
+                2,
+            );
+            let log_sums = log_sums.into_iter().map(E::of).collect();
+            let gain_slopes = gain_slopes.into_iter().map(E::of).collect();
+            vec![y, log_sums, qkv_slope, gain_slopes]
+        }));
+    }
+}
+
+fn updates_are_alike<E: Number + Debug>() {
+    for count in [1, 31, 64, 1000] {
+        assert_alike(with_each(|| {
+            let (gradient, mut momentum) = (numbers::<f32>(count, 1), numbers::<f32>(count, 2));
+            let mut direction = numbers::<E>(count, 3);
+            muon_direction(&gradient, &mut momentum, 0.9, &mut direction, 2);
+            let mut weights = numbers::<f32>(count, 4);
+            muon_apply(&mut weights, &direction, 0.99, 0.02, 2);
+            let [momentum, weights] =
+                [momentum, weights].map(|all| all.into_iter().map(E::of).collect());
+            vec![direction, momentum, weights]
+        }));
+    }
+}
+
+#[test]
+fn kernels_in_float32_are_alike_in_all_registers() {
+    activations_are_alike::<f32>();
+    norms_are_alike::<f32>();
+    losses_are_alike::<f32>();
+    attentions_are_alike::<f32>();
+    updates_are_alike::<f32>();
+}
+
+#[test]
+fn kernels_in_bfloat16_are_alike_in_all_registers() {
+    activations_are_alike::<u16>();
+    norms_are_alike::<u16>();
+    losses_are_alike::<u16>();
+    attentions_are_alike::<u16>();
+    updates_are_alike::<u16>();
+}
