@@ -14,7 +14,7 @@ use super::{LANES, Number, add_up, for_each_processor, parts, run_all, take};
 /// Queries whose weights are held at once in the backward, a multiple of `ROWS`.
 const BLOCK: usize = 32;
 /// Numbers of a head, at most.
-pub const MAX_WIDTH: usize = 256;
+pub const MAX_WIDTH: usize = 128;
 
 /// How one row of queries, keys and values is divided, and what is done to it on the way.
 #[derive(Clone, Copy, Debug)]
@@ -102,15 +102,35 @@ struct Way<'a> {
 
 /// Calls `$function` with room for the head's width, in vectors.
 macro_rules! by_width {
-    ($width:expr, $function:ident($($arg:expr),* $(,)?)) => {
-        match $width.div_ceil(LANES) {
+    ($way:expr, $function:ident($($arg:expr),* $(,)?)) => {
+        match $way.padded / LANES {
             0..=1 => $function::<1, _, _>($($arg),*),
             2 => $function::<2, _, _>($($arg),*),
             3..=4 => $function::<4, _, _>($($arg),*),
-            5..=8 => $function::<8, _, _>($($arg),*),
             _ => $function::<{ MAX_WIDTH / LANES }, _, _>($($arg),*),
         }
     };
+}
+
+// Functions of their own, so that each width is compiled once, not at every place that asks.
+for_each_processor! {
+    fn load<V, E>(zero, way: &Way, x: &[E], head: &mut Head) {
+        by_width!(way, load_rows(zero, way, x, head));
+    }
+}
+
+for_each_processor! {
+    fn unload<V, E>(
+        zero,
+        way: &Way,
+        slope: &[f32],
+        inverse: &[f32],
+        x: &[E],
+        x_slope: &mut [E],
+        gain_slope: &mut [f32],
+    ) {
+        by_width!(way, unload_rows(zero, way, slope, inverse, x, x_slope, gain_slope));
+    }
 }
 
 /// Reads one head's numbers, zeros after them.
@@ -162,8 +182,9 @@ fn dot<const N: usize, V: Vector>(zero: V, a: &[V; N], b: &[V; N]) -> f32 {
     sum.total()
 }
 
+/// Reads a head of each row of `x`, normalised and rotated where that is its way.
 #[inline(always)]
-fn load<const N: usize, V: Vector, E: Number>(zero: V, way: &Way, x: &[E], head: &mut Head) {
+fn load_rows<const N: usize, V: Vector, E: Number>(zero: V, way: &Way, x: &[E], head: &mut Head) {
     let width = way.width;
     let gain: Option<[V; N]> = match way.gain {
         Some(gain) => Some(row_of(zero, gain)),
@@ -205,9 +226,9 @@ fn rotated<const N: usize, V: Vector>(
     vectors!(zero; n => a[n].times(b[n]).add_product(c[n], d[n]))
 }
 
-/// The backward of [`load`], from the derivative by the head's rows to that by `x`.
+/// The backward of [`load_rows`], from the derivative by the head's rows to that by `x`.
 #[inline(always)]
-fn unload<const N: usize, V: Vector, E: Number>(
+fn unload_rows<const N: usize, V: Vector, E: Number>(
     zero: V,
     way: &Way,
     slope: &[f32],
@@ -338,11 +359,11 @@ for_each_processor! {
             for head in 0..spec.queries {
                 let group = spec.queries / spec.keys;
                 if head % group == 0 {
-                    by_width!(width, load(zero, &spec.key(head / group), qkv, &mut k));
+                    load(&spec.key(head / group), qkv, &mut k);
                     transpose(zero, &k.rows, padded, positions, &mut k_columns);
-                    by_width!(width, load(zero, &spec.value(head / group), qkv, &mut v));
+                    load(&spec.value(head / group), qkv, &mut v);
                 }
-                by_width!(width, load(zero, &spec.query(head), qkv, &mut q));
+                load(&spec.query(head), qkv, &mut q);
                 for first in (0..length).step_by(ROWS) {
                     let reach = (first + ROWS).next_multiple_of(LANES);
                     let queries = View { numbers: &q.rows[first * padded..], row: padded, column: 1 };
@@ -404,16 +425,16 @@ for_each_processor! {
                 let group = spec.queries / spec.keys;
                 let (key, value) = (spec.key(head / group), spec.value(head / group));
                 if head % group == 0 {
-                    by_width!(width, load(zero, &key, qkv, &mut k));
-                    by_width!(width, load(zero, &value, qkv, &mut v));
+                    load(&key, qkv, &mut k);
+                    load(&value, qkv, &mut v);
                     transpose(zero, &k.rows, padded, positions, &mut k_columns);
                     transpose(zero, &v.rows, padded, positions, &mut v_columns);
                     k_slope.fill(0.0);
                     v_slope.fill(0.0);
                 }
                 let query = spec.query(head);
-                by_width!(width, load(zero, &query, qkv, &mut q));
-                by_width!(width, load(zero, &spec.gathered(head), slope, &mut y));
+                load(&query, qkv, &mut q);
+                load(&spec.gathered(head), slope, &mut y);
                 for block in (0..length).step_by(BLOCK) {
                     let reach = block + BLOCK;
                     for first in (block..reach).step_by(ROWS) {
@@ -463,19 +484,10 @@ for_each_processor! {
                         product::<true, V>(zero, columns, givens, depth, out, padded);
                     }
                 }
-                by_width!(
-                    width,
-                    unload(zero, &query, &q_slope, &q.inverse, qkv, qkv_slope, q_gain_slope)
-                );
+                unload(&query, &q_slope, &q.inverse, qkv, qkv_slope, q_gain_slope);
                 if head % group == group - 1 {
-                    by_width!(
-                        width,
-                        unload(zero, &key, &k_slope, &k.inverse, qkv, qkv_slope, k_gain_slope)
-                    );
-                    by_width!(
-                        width,
-                        unload(zero, &value, &v_slope, &v.inverse, qkv, qkv_slope, k_gain_slope)
-                    );
+                    unload(&key, &k_slope, &k.inverse, qkv, qkv_slope, k_gain_slope);
+                    unload(&value, &v_slope, &v.inverse, qkv, qkv_slope, k_gain_slope);
                 }
             }
         }

@@ -25,7 +25,7 @@ from microgpt.model.kernels import Room, core
 from microgpt.model.norm import RMSNorm
 from microgpt.model.sizes import CHUNK_LOGITS
 
-MAX_HEAD_WIDTH = 256
+MAX_HEAD_WIDTH = 128
 """The widest head that the Rust core takes."""
 
 
