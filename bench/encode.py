@@ -4,9 +4,11 @@
 
 Every run is a process of its own, and the encoders take turns within each round. Cold is the first
 text that a new tokenizer encodes, warm the median of the calls after it, both in CPU time from
-`str` to a NumPy array; `microgpt-bytes` is given UTF-8 instead, as it comes from a file, which
-spares CPython's conversion in the first call. An encoder whose ids are not those of tiktoken is
-reported as unequal, and gets no time. Only ratios within one table mean anything.
+`str` to a NumPy array; `microgpt-bytes` is given UTF-8 instead, as it comes from a file. With
+`--documents` the text is cut into parts of 100 to 2,500 bytes, which one call encodes to flat ids
+and offsets; `--cjk` leaves the lines that are mostly Chinese, Japanese or Korean. More than one
+thread is measured in wall time. An encoder whose ids are not those of tiktoken is reported as
+unequal, and gets no time. Only ratios within one table mean anything.
 
 The peers may live in another environment: `--peer-python` names its interpreter.
 """
@@ -14,10 +16,12 @@ The peers may live in another environment: `--peer-python` names its interpreter
 import argparse
 import hashlib
 import importlib
+import itertools
 import json
 import lzma
 import os
 import platform
+import random
 import statistics
 import subprocess
 import sys
@@ -38,7 +42,11 @@ def prepare_microgpt(path, name, threads):
     from microgpt import Tokenizer
 
     tokenizer = Tokenizer.from_tiktoken(path, name)
-    return lambda text: tokenizer.encode(text, disallowed_special=(), threads=threads)
+    options = {"disallowed_special": (), "threads": threads}
+    return (
+        lambda text: tokenizer.encode(text, **options),
+        lambda texts: tokenizer.encode_batch(texts, **options),
+    )
 
 
 def prepare_tiktoken(path, name, threads):
@@ -49,19 +57,50 @@ def prepare_tiktoken(path, name, threads):
         settings = getattr(public, VOCABULARIES[name])()
     settings.pop("explicit_n_vocab", None)
     encoding = tiktoken.Encoding(**settings)
-    return lambda text: encoding.encode_to_numpy(text, disallowed_special=())
+
+    def batch(texts):
+        lists = encoding.encode_ordinary_batch(texts, num_threads=threads)
+        lengths = np.fromiter(map(len, lists), np.uint64, len(lists))
+        ids = np.fromiter(itertools.chain.from_iterable(lists), np.uint32, int(lengths.sum()))
+        return ids, np.concatenate([np.zeros(1, np.uint64), np.cumsum(lengths)])
+
+    return lambda text: encoding.encode_to_numpy(text, disallowed_special=()), batch
 
 
 def prepare_gigatoken(path, name, threads):
     gigatoken = importlib.import_module("gigatoken")
-    return gigatoken.Tokenizer.from_tiktoken(path, name, {}).encode
+    tokenizer = gigatoken.Tokenizer.from_tiktoken(path, name, {})
+    # Its first batch imports awkward, which is no part of encoding.
+    importlib.import_module("awkward")
+
+    def batch(texts):
+        layout = tokenizer.encode_batch(texts, parallel=threads > 1).layout
+        return layout.content.data, layout.offsets.data
+
+    return tokenizer.encode, batch
 
 
 def prepare_fastokens(path, name, threads):
     fastokens = importlib.import_module("fastokens")
     known = {"pattern": GPT2} if name == "gpt2" else {"encoding": VOCABULARIES[name]}
     flat = fastokens.Tokenizer.from_tiktoken(str(path), **known).encode_batch_flat
-    return lambda text: np.frombuffer(flat([text], False, True)[0], np.uint32)
+
+    def batch(texts):
+        ids, offsets = flat(texts, False, True)
+        return np.frombuffer(ids, np.uint32), np.frombuffer(offsets, np.uint64)
+
+    return lambda text: batch([text])[0], batch
+
+
+def prepare_tokie(path, name, threads):
+    tokie = importlib.import_module("tokie")
+    tokenizer = tokie.Tokenizer.from_json(str(path.with_suffix(".json")))
+
+    def batch(texts):
+        ids, lengths = tokenizer.encode_batch_flat(texts)
+        return ids, np.concatenate([np.zeros(1, np.uint64), np.cumsum(lengths)])
+
+    return lambda text: tokenizer.encode(text).ids, batch
 
 
 ENCODERS = {
@@ -70,40 +109,82 @@ ENCODERS = {
     "gigatoken": prepare_gigatoken,
     "fastokens": prepare_fastokens,
     "tiktoken": prepare_tiktoken,
+    "tokie": prepare_tokie,
 }
+"""What prepares each: a function of a text to ids, and one of texts to flat ids and offsets."""
+
+USUAL = [name for name in ENCODERS if name != "tokie"]
+"""tokie reads a `tokenizer.json` beside the ranks, which `pieces.py` writes."""
 
 
-def read(path, limit):
+def read(path, limit, cjk=False):
     opened = lzma.open if path.suffix == ".xz" else open
     with opened(path, "rb") as file:
-        return file.read(limit).decode(errors="ignore")
+        if not cjk:
+            return file.read(limit).decode(errors="ignore")
+        lines = filter(mostly_cjk, file.read().decode(errors="ignore").splitlines(keepends=True))
+    return "".join(lines).encode()[:limit].decode(errors="ignore")
 
 
-def measure_here(name, vocabulary, path, text, limit, threads, repeats):
+def mostly_cjk(line):
+    """Whether more than half of the characters are ideographs, kana or Hangul."""
+    found = sum("\u3041" <= c <= "\u9fff" or "\uac00" <= c <= "\ud7a3" for c in line)
+    return 2 * found > len(line)
+
+
+def documents(text):
+    """The text in parts of 100 to 2,500 bytes, wherever they end."""
+    lengths, parts, start, data = random.Random(1), [], 0, text.encode()
+    while start < len(data):
+        end = start + lengths.randint(100, 2500)
+        parts.append(data[start:end].decode(errors="ignore"))
+        start = end
+    return parts
+
+
+def hashed(result):
+    """A hash of ids, and of offsets where there are some."""
+    parts = result if isinstance(result, tuple) else (result,)
+    digest = hashlib.sha256()
+    for part, dtype in zip(parts, (np.uint32, np.uint64), strict=False):
+        digest.update(np.asarray(part, dtype).tobytes())
+    return digest.hexdigest()
+
+
+def measure_here(name, vocabulary, path, text, limit, threads, repeats, in_documents, cjk):
     """Encodes `1 + repeats` times in this process; prints the rates and a hash of the ids."""
-    text = read(Path(text), limit)
-    utf8 = text.encode()
-    bytes_ = len(utf8)
-    if name == "microgpt-bytes":
-        text = utf8
-    del utf8
-    encode = ENCODERS[name](Path(path), vocabulary, threads)
+    text = read(Path(text), limit, cjk)
+    encode, encode_batch = ENCODERS[name](Path(path), vocabulary, threads)
+    if in_documents:
+        text, encode = documents(text), encode_batch
+        bytes_ = sum(len(document.encode()) for document in text)
+    else:
+        utf8 = text.encode()
+        bytes_ = len(utf8)
+        if name == "microgpt-bytes":
+            text = utf8
+        del utf8
     ids, times = None, []
     for _ in range(1 + repeats):
         ids, started, cpu = None, time.perf_counter(), time.process_time()
         ids = encode(text)
         times.append((time.process_time() - cpu, time.perf_counter() - started))
-    digest = hashlib.sha256(np.asarray(ids, np.uint32).tobytes()).hexdigest()
     clock = 0 if threads == 1 else 1
     warm = statistics.median(time[clock] for time in times[1:])
-    facts = {"cold": bytes_ / times[0][clock], "warm": bytes_ / warm, "ids": digest}
+    facts = {"cold": bytes_ / times[0][clock], "warm": bytes_ / warm, "ids": hashed(ids)}
     print(json.dumps(facts))
 
 
 def measure(name, vocabulary, path, text, arguments):
     """One run in a new process; None where the encoder fails."""
     interpreter = sys.executable if name.startswith("microgpt") else arguments.peer_python
-    settings = (arguments.limit, arguments.threads, arguments.repeats)
+    settings = (
+        arguments.limit,
+        arguments.threads,
+        arguments.repeats,
+        int(arguments.documents),
+        int(arguments.cjk),
+    )
     command = [interpreter, __file__, "--run", name, vocabulary, str(path), str(text)]
     command += [str(setting) for setting in settings]
     done = subprocess.run(
@@ -148,7 +229,9 @@ def heading(arguments):
         f"{processor()}, {os.cpu_count()} processors, {platform.system()}; "
         f"commit {commit()}; {arguments.threads} thread(s), {clock}; the first "
         f"{arguments.limit / MEGABYTE:.0f} MB of each text; medians of {arguments.rounds} "
-        f"interleaved rounds, each run a new process; equal ids checked first.",
+        f"interleaved rounds, each run a new process; equal ids checked first."
+        + " Documents of 100 to 2,500 bytes in one call, with offsets." * arguments.documents
+        + " Lines that are mostly Chinese, Japanese or Korean." * arguments.cjk,
         "",
         "| vocabulary | text | encoder | cold MB/s | warm MB/s | ours / it, cold | warm |",
         "|---|---|---|---|---|---|---|",
@@ -169,7 +252,9 @@ def main():
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--repeats", type=int, default=5, help="warm calls in a run")
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--encoders", nargs="+", default=list(ENCODERS), choices=list(ENCODERS))
+    parser.add_argument("--documents", action="store_true", help="many small texts in one call")
+    parser.add_argument("--cjk", action="store_true", help="only lines in scripts without spaces")
+    parser.add_argument("--encoders", nargs="+", default=USUAL, choices=list(ENCODERS))
     parser.add_argument("--peer-python", default=sys.executable, help="interpreter with the peers")
     parser.add_argument("--output", type=Path, help="also write the table to this file")
     arguments = parser.parse_args()

@@ -13,6 +13,7 @@
 //! tokens: text that goes on for so long will spell most of those that are short and frequent.
 
 use crate::hash::{hash_bytes, hash_key};
+use std::ops::{Deref, DerefMut, Range};
 
 /// The longest piece that fits a key: fifteen bytes and the length.
 pub(crate) const INLINE: usize = 15;
@@ -235,13 +236,50 @@ fn pack(four: [u32; 4], count: usize) -> [u64; 2] {
     [word(first, four[1]), word(four[2], four[3])]
 }
 
+/// Words from the edge of a cache line on, or of a large page where they fill one.
+#[derive(Debug)]
+pub(crate) struct Words {
+    /// Zeroed by the system, so that pages which nothing reaches cost nothing.
+    all: Vec<u64>,
+    used: Range<usize>,
+}
+
+impl Words {
+    /// So many zeros.
+    pub(crate) fn new(count: usize) -> Self {
+        let bytes = count * size_of::<u64>();
+        // A large table is worth whole large pages; what is left over before them is never touched.
+        let edge = if bytes < HUGE_PAGE { 64 } else { HUGE_PAGE };
+        let all: Vec<u64> = vec![0; (bytes + edge) / size_of::<u64>()];
+        prefer_huge_pages(&all);
+        let base = all.as_ptr().align_offset(edge);
+        Self {
+            all,
+            used: base..base + count,
+        }
+    }
+}
+
+impl Deref for Words {
+    type Target = [u64];
+
+    #[inline(always)]
+    fn deref(&self) -> &[u64] {
+        &self.all[self.used.clone()]
+    }
+}
+
+impl DerefMut for Words {
+    #[inline(always)]
+    fn deref_mut(&mut self) -> &mut [u64] {
+        &mut self.all[self.used.clone()]
+    }
+}
+
 /// The two-way table.
 #[derive(Debug)]
 pub(crate) struct Sets {
-    /// Zeroed by the system, so that pages which no piece reaches cost nothing.
-    words: Vec<u64>,
-    /// The first word on the edge of a cache line, or of a large page.
-    base: usize,
+    words: Words,
     shift: u32,
     used: usize,
 }
@@ -249,15 +287,8 @@ pub(crate) struct Sets {
 impl Sets {
     /// A power of two of empty sets, at least two.
     pub(crate) fn new(sets: usize) -> Self {
-        let bytes = sets * SET_WORDS * size_of::<u64>();
-        // A large table is worth whole large pages; what is left over before them is never touched.
-        let edge = if bytes < HUGE_PAGE { 64 } else { HUGE_PAGE };
-        let words: Vec<u64> = vec![0; (bytes + edge) / size_of::<u64>()];
-        prefer_huge_pages(&words);
-        let base = words.as_ptr().align_offset(edge);
         Self {
-            words,
-            base,
+            words: Words::new(sets * SET_WORDS),
             shift: 64 - sets.trailing_zeros(),
             used: 0,
         }
@@ -271,7 +302,7 @@ impl Sets {
     #[inline(always)]
     fn quick(&self) -> Quick<'_> {
         Quick {
-            words: &self.words[self.base..],
+            words: &self.words,
             shift: self.shift,
         }
     }
@@ -325,20 +356,19 @@ impl Sets {
                 place
             }
             None => {
-                let at = self.base + start;
-                self.words.copy_within(at..at + 2, at + 2);
-                self.words.copy_within(at + 4..at + 6, at + 6);
+                self.words.copy_within(start..start + 2, start + 2);
+                self.words.copy_within(start + 4..start + 6, start + 6);
                 (start, 0)
             }
         };
-        let at = self.base + start + 2 * way;
+        let at = start + 2 * way;
         self.words[at..at + 2].copy_from_slice(&[key as u64, (key >> 64) as u64]);
         self.words[at + 4..at + 6].copy_from_slice(&ids);
     }
 
     /// The pieces that are here, and what is stored with each.
     fn entries(&self) -> impl Iterator<Item = (u128, [u64; 2])> {
-        let sets = self.words[self.base..].as_chunks::<SET_WORDS>().0;
+        let sets = self.words.as_chunks::<SET_WORDS>().0;
         sets[..self.len()].iter().flat_map(|set| {
             [0, 1].into_iter().filter_map(|way| {
                 let key = u128::from(set[2 * way]) | u128::from(set[2 * way + 1]) << 64;

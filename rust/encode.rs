@@ -71,26 +71,57 @@ fn merge_parts(
     let base = out.len();
     let mut middle = std::mem::take(&mut scratch.middle);
     let (mut edge, mut mended) = (0, 0);
+    // Pieces that long are often one character over and over: then a part is the one before it, and
+    // what meets at its edge has met before.
+    let (mut last_part, mut last_symbols, mut settled) = (&piece[..0], [0; SHORT], None);
+    let mut last_count = 0;
     let fits = piece.chunks(SHORT).all(|part| {
         let before = out.len();
-        merge(table, part, scratch, out);
+        if part == last_part {
+            out.extend_from_slice(&last_symbols[..last_count]);
+        } else {
+            merge(table, part, scratch, out);
+            last_count = out.len() - before;
+            last_symbols[..last_count].copy_from_slice(&out[before..]);
+            last_part = part;
+        }
         let at = edge;
         edge += part.len();
-        let fits = before == base
-            || mend(
-                table,
-                piece,
-                at,
-                base..before,
-                scratch,
-                &mut middle,
-                &mut mended,
-                out,
-            );
-        fits && mended <= MENDING * (edge + SHORT)
+        if before == base {
+            return true;
+        }
+        let pair = [out[before - 1], out[before]];
+        if settled == Some(pair) {
+            return true;
+        }
+        let found = mend(
+            table,
+            piece,
+            at,
+            base..before,
+            scratch,
+            &mut middle,
+            &mut mended,
+            out,
+        );
+        if found == Edge::Stays {
+            settled = Some(pair);
+        }
+        found != Edge::Resists && mended <= MENDING * (edge + SHORT)
     });
     scratch.middle = middle;
     fits
+}
+
+/// What becomes of an edge between parts that were merged by themselves.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Edge {
+    /// The symbols on both sides are what merging all gives.
+    Stays,
+    /// They were merged anew.
+    Mended,
+    /// Ever more would have to be merged anew.
+    Resists,
 }
 
 /// Makes the symbols around the byte `at`, where those of `left` end and the others of `out` begin,
@@ -105,7 +136,7 @@ fn mend(
     middle: &mut Vec<u32>,
     mended: &mut usize,
     out: &mut Vec<u32>,
-) -> bool {
+) -> Edge {
     let bytes =
         |symbols: &[u32]| -> usize { symbols.iter().map(|&symbol| table.length(symbol)).sum() };
     // Whether the neighbours whose edge is at `edge` stay as they are.
@@ -120,7 +151,7 @@ fn mend(
     };
     middle.clear();
     if stay(at, [out[left.end - 1], out[left.end]], middle, mended) {
-        return true;
+        return Edge::Stays;
     }
     let mut reach = 2;
     while reach <= REACH {
@@ -136,11 +167,11 @@ fn mend(
             && (last == out.len() || stay(end, [finish, out[last]], middle, mended))
         {
             out.splice(first..last, middle.drain(..));
-            return true;
+            return Edge::Mended;
         }
         reach *= 2;
     }
-    false
+    Edge::Resists
 }
 
 /// Any piece, without parts.
@@ -225,15 +256,18 @@ fn merge_short<const N: usize>(table: &MergeTable, piece: &[u8], out: &mut Vec<u
         live &= !(1 << joined);
         order[joined] = u32::MAX;
         symbols[place] = symbol;
-        let after = after & (after - 1);
         order[place] = u32::MAX;
+        let (after, before) = (after & (after - 1), live & ((1 << place) - 1));
+        // Shifted, so that nothing is out of range where there is no neighbour.
+        let right = symbols[after.trailing_zeros() as usize % N];
+        let left = before.leading_zeros() as usize ^ 63;
+        // Both are on their way before the answer to one is waited for.
+        table.approach(symbol, right);
+        table.approach(symbols[left % N], symbol);
         if after != 0 {
-            let right = symbols[after.trailing_zeros() as usize];
             order[place] = table.rank(symbol, right) << 6 | place as u32;
         }
-        let before = live & ((1 << place) - 1);
         if before != 0 {
-            let left = 63 - before.leading_zeros() as usize;
             order[left] = table.rank(symbols[left], symbol) << 6 | left as u32;
         }
     }
@@ -369,7 +403,11 @@ mod tests {
             for length in (65..400).chain([1000, 4097, 20_000]) {
                 for seed in 0..4 {
                     // Sometimes over fewer letters, so that long tokens meet.
-                    let piece = noise(length, 1 + (letters - 1) * (seed % 2), seed + 77);
+                    let mut piece = noise(length, 1 + (letters - 1) * (seed % 2), seed + 77);
+                    if seed == 3 {
+                        // One part over and over.
+                        (SHORT..length).for_each(|place| piece[place] = piece[place - SHORT]);
+                    }
                     let (mut by_parts, mut by_heap) = (vec![7], Vec::new());
                     merge_by_heap(table, &piece, &mut scratch, &mut by_heap);
                     merge_long(table, &piece, &mut scratch, &mut by_parts);

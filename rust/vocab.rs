@@ -13,7 +13,7 @@
 //! it would alone). Where some token does not, every way to cut every token into two tokens becomes a
 //! pair of that token's rank, and a piece that is itself a token is taken whole.
 
-use crate::cache::{INLINE, Sets, key};
+use crate::cache::{INLINE, Sets, Words, key, prefetch};
 use crate::encode::{Scratch, merge};
 use crate::error::{Error, Result};
 use crate::formats::printable::to_bytes;
@@ -208,14 +208,15 @@ impl Index {
 /// (left symbol, right symbol) -> rank, and rank -> the symbol made.
 #[derive(Debug)]
 pub(crate) struct MergeTable {
-    /// Left in the top 21 bits, right in the next 21, rank in the last 22; `EMPTY` where free.
-    slots: Vec<u64>,
+    /// Left in the top 21 bits, right in the next 21, one more than the rank in the last 22; `EMPTY`
+    /// where free.
+    slots: Words,
     shift: u32,
     /// The same for pairs of bytes, directly: `left << 8 | right`.
     byte_pairs: Vec<u32>,
     /// One bit for eight times the slots, set where a pair may be: most questions are about pairs that
     /// never merge, and this answers them from an eighth of the memory.
-    filter: Vec<u64>,
+    filter: Words,
     products: Vec<u32>,
     /// Whether `products` are 256, 257, ..., so that nobody needs to read them.
     sequential: bool,
@@ -226,15 +227,15 @@ pub(crate) struct MergeTable {
 }
 
 impl MergeTable {
-    const EMPTY: u64 = u64::MAX;
+    const EMPTY: u64 = 0;
 
     fn with_capacity(pairs: usize) -> Self {
         let slots = (pairs * 5 / 2).next_power_of_two().max(4);
         Self {
-            slots: vec![Self::EMPTY; slots],
+            slots: Words::new(slots),
             shift: 64 - slots.trailing_zeros(),
             byte_pairs: vec![NO_RANK; 1 << 16],
-            filter: vec![0; (slots / 8).max(1)],
+            filter: Words::new((slots / 8).max(1)),
             products: Vec::with_capacity(pairs),
             sequential: true,
             orderly: true,
@@ -292,7 +293,7 @@ impl MergeTable {
             }
             slot = (slot + 1) & mask;
         }
-        self.slots[slot] = key << 22 | u64::from(rank);
+        self.slots[slot] = key << 22 | u64::from(rank + 1);
         if left < 256 && right < 256 {
             self.byte_pairs[(left << 8 | right) as usize] = rank;
         }
@@ -301,6 +302,13 @@ impl MergeTable {
     #[inline(always)]
     fn key(left: u32, right: u32) -> u64 {
         u64::from(left) << 21 | u64::from(right)
+    }
+
+    /// Starts loading what [`MergeTable::rank`] reads.
+    #[inline(always)]
+    pub(crate) fn approach(&self, left: u32, right: u32) {
+        let slot = (hash_word(Self::key(left, right)) >> self.shift) as usize;
+        prefetch(self.slots.as_ptr().wrapping_add(slot));
     }
 
     /// The pair's rank, or [`NO_RANK`].
@@ -316,11 +324,11 @@ impl MergeTable {
         let mut slot = (hash >> self.shift) as usize & mask;
         loop {
             let entry = self.slots[slot];
-            if entry >> 22 == key {
-                return entry as u32 & ((1 << 22) - 1);
-            }
             if entry == Self::EMPTY {
                 return NO_RANK;
+            }
+            if entry >> 22 == key {
+                return (entry as u32 & ((1 << 22) - 1)) - 1;
             }
             slot = (slot + 1) & mask;
         }
@@ -358,7 +366,7 @@ pub struct Vocab {
     whole_pieces: bool,
     /// The tokens that fit a cache key, where looking a piece up before merging it changes nothing or
     /// is the rule; some may be missing.
-    short_tokens: Option<Sets>,
+    short_tokens: Option<ShortTokens>,
     /// Whether `merges` say all that `table` does; not so for a ranked list with unformed tokens.
     exact_merges: bool,
 }
@@ -483,7 +491,7 @@ impl Vocab {
             || unformed(&tokens, special_ids, &table, &ids)
                 .next()
                 .is_none();
-        let short_tokens = takes_whole.then(|| short_tokens(&tokens, special_ids));
+        let short_tokens = takes_whole.then(|| ShortTokens::new(&tokens, special_ids));
         Ok(Self {
             tokens,
             index,
@@ -536,7 +544,7 @@ impl Vocab {
             }
         }
         let exact_merges = merges.len() == ranked.len();
-        let short_tokens = short_tokens(&tokens, &special_ids);
+        let short_tokens = ShortTokens::new(&tokens, &special_ids);
         if !exact_merges {
             table = pair_all_cuts(&tokens, &index, &ids)?;
         }
@@ -577,7 +585,7 @@ impl Vocab {
 
     /// The tokens that fit a cache key, where a piece that is a token may be taken whole.
     pub(crate) fn short_tokens(&self) -> Option<&Sets> {
-        self.short_tokens.as_ref()
+        self.short_tokens.as_ref().map(|tokens| &tokens.sets)
     }
 
     /// The id of a piece that need not be merged, or may not be, because it is a token. A short
@@ -585,8 +593,7 @@ impl Vocab {
     pub(crate) fn whole(&self, piece: &[u8], short: Option<u128>) -> Option<u32> {
         let found = short
             .zip(self.short_tokens.as_ref())
-            .and_then(|(key, tokens)| tokens.find(hash_key(key), key))
-            .map(|(ids, _)| ids[0]);
+            .and_then(|(key, tokens)| tokens.find(key));
         let look = || self.index.get(&self.tokens, piece);
         found.or_else(|| if self.whole_pieces { look() } else { None })
     }
@@ -696,17 +703,49 @@ fn add_specials(
 }
 
 /// The ordinary tokens of at most [`INLINE`] bytes, as the word cache holds pieces.
-fn short_tokens(tokens: &Tokens, specials: &HashSet<u32>) -> Sets {
-    let short = || {
-        tokens
-            .iter()
-            .filter(|(id, token)| token.len() <= INLINE && !specials.contains(id))
-    };
-    let mut sets = Sets::new((short().count() / 2).next_power_of_two().max(2));
-    for (id, token) in short() {
-        sets.place_one(key(token, 0, token.len()), id);
+#[derive(Debug)]
+struct ShortTokens {
+    sets: Sets,
+    /// Sixteen bits a set, set where a token may be: most pieces that are asked for are no token, and
+    /// memory for all tokens is far away.
+    filter: Words,
+    shift: u32,
+}
+
+impl ShortTokens {
+    fn new(tokens: &Tokens, specials: &HashSet<u32>) -> Self {
+        let short = || {
+            tokens
+                .iter()
+                .filter(|(id, token)| token.len() <= INLINE && !specials.contains(id))
+        };
+        let sets = (short().count() / 2).next_power_of_two().max(4);
+        let mut all = Self {
+            sets: Sets::new(sets),
+            filter: Words::new(sets * 16 / 64),
+            shift: 64 - (sets * 16).trailing_zeros(),
+        };
+        for (id, token) in short() {
+            let key = key(token, 0, token.len());
+            all.sets.place_one(key, id);
+            let (word, bit) = all.filter_bit(hash_key(key));
+            all.filter[word] |= bit;
+        }
+        all
     }
-    sets
+
+    fn filter_bit(&self, hash: u64) -> (usize, u64) {
+        let bit = hash >> self.shift;
+        ((bit / 64) as usize, 1 << (bit % 64))
+    }
+
+    fn find(&self, key: u128) -> Option<u32> {
+        let hash = hash_key(key);
+        let (word, bit) = self.filter_bit(hash);
+        let may_be = self.filter[word] & bit != 0;
+        let (ids, _) = may_be.then(|| self.sets.find(hash, key))??;
+        Some(ids[0])
+    }
 }
 
 /// The ordinary tokens whose bytes merge into something else, ascending.
