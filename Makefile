@@ -75,7 +75,7 @@ test-slow: .venv/built.stamp .venv/develops.stamp  ## run the tests that take mi
 	$(BIN)/python -m pytest -m slow
 
 # Coverage-guided fuzzing on stable Rust: these are the flags that `cargo fuzz --sanitizer none` sets.
-# SANITIZER=address also needs RUSTC_BOOTSTRAP=1, or a nightly toolchain.
+# RUSTC_BOOTSTRAP=1 make fuzz SANITIZER=address finds what reads or writes where it must not.
 FUZZ_SECONDS ?= 60
 FUZZ_TARGETS ?= $(basename $(notdir $(wildcard fuzz/targets/*.rs)))
 FUZZ_HOST := $(shell rustc -vV 2>/dev/null | sed -n 's/^host: //p')
