@@ -35,7 +35,7 @@ CONFIG = RunConfig(
 )
 
 
-def recipe(dropout: float, dtype: Literal["float32", "bfloat16"]) -> RunConfig:
+def recipe(dropout: float, dtype: Literal["float32", "bfloat16", "float16"]) -> RunConfig:
     return replace(
         CONFIG,
         model=replace(CONFIG.model, dropout=dropout),
@@ -48,6 +48,7 @@ RECIPES = {
     "fused": recipe(0.0, "float32"),
     "fused-bfloat16": recipe(0.0, "bfloat16"),
     "dropout-bfloat16": recipe(0.1, "bfloat16"),
+    "float16": recipe(0.0, "float16"),
 }
 
 

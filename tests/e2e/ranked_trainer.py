@@ -1,8 +1,10 @@
 """Trains in several processes that talk through gloo; run by test_ranks.py.
 
-    python ranked_trainer.py DATASET RUN PROCESSES [--kill-at STEP] [--shard] [--tensor N]
+    python ranked_trainer.py DATASET RUN PROCESSES [--kill-at STEP] [--fault STEP] [--shard]
+        [--tensor N]
 
-With --kill-at the last process ends itself with SIGKILL after that step. Prints, for each process,
+With --kill-at the last process ends itself with SIGKILL after that step; with --fault the loss of
+that one is no number. Prints, for each process,
 how it ended, and the loss of the initial model as it measured it.
 """
 
@@ -17,7 +19,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
-from killed_trainer import CONFIG
+from killed_trainer import CONFIG, plant
 
 from microgpt.data.shards import Dataset
 from microgpt.device import Compute
@@ -63,10 +65,13 @@ def main() -> None:
     parser.add_argument("run", type=Path)
     parser.add_argument("processes", type=int)
     parser.add_argument("--kill-at", type=int, default=0)
+    parser.add_argument("--fault", type=int)
     parser.add_argument("--shard", action="store_true")
     parser.add_argument("--tensor", type=int, default=1)
     given = parser.parse_args()
     torch.set_num_threads(1)
+    if given.fault is not None:
+        plant({given.fault})
     if not given.run.exists():
         RunFolder.create(given.run.parent, given.run.name)
     with socket.socket() as listener:

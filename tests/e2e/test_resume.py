@@ -77,7 +77,9 @@ def test_a_run_that_rolls_back_and_is_killed_ends_like_one_that_only_rolls_back(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("recipe", ["dropout", "fused", "fused-bfloat16", "dropout-bfloat16"])
+@pytest.mark.parametrize(
+    "recipe", ["dropout", "fused", "fused-bfloat16", "dropout-bfloat16", "float16"]
+)
 def test_a_run_killed_a_hundred_times_ends_like_an_unbroken_one(tmp_path, recipe):
     struck = 0
     for seed in range(1000):

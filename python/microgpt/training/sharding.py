@@ -12,7 +12,7 @@ Optimizer, average and checkpoints see one thing: `here`, what this process hold
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
@@ -161,7 +161,7 @@ class Split(Placement):
         for name, part in self.here.items():
             held = self._holders[name][ranks.rank]
             assert part.size(0) == len(held.rows), name
-        self._moves: list[_Move] | None = None
+        self._plan: tuple[Shares, list[_Move]] | None = None
 
     def _permutation(self, name: str, size: int, share: int) -> Tensor:
         """Places of the rows that tensor-parallel process `share` computes: of each of the matrices
@@ -213,10 +213,8 @@ class Split(Placement):
 
     def gather(self, shares: Shares) -> None:
         """Brings each part's gradient to its owner, and makes the part's weight zero there."""
-        if self._moves is None:
-            self._moves = list(self._planned(shares))
         sends, receives, landed = [], [], []
-        for move in self._moves:
+        for move in self._moves(shares):
             if move.holder == self.ranks.rank:
                 gradient = self.here[move.part.name].grad
                 assert gradient is not None
@@ -237,9 +235,8 @@ class Split(Placement):
 
     def scatter(self, shares: Shares, keep: float) -> None:
         """Brings each part's change from its owner to those that hold it."""
-        assert self._moves is not None
         sends, receives, landed = [], [], []
-        for move in self._moves:
+        for move in self._moves(shares):
             if move.owner == self.ranks.rank:
                 change = move.place.of(move.part.weight).contiguous()
                 if move.holder == self.ranks.rank:
@@ -255,8 +252,14 @@ class Split(Placement):
             here = self.here[move.part.name]
             here[move.local] = here[move.local].mul_(keep).add_(change)
 
-    def _planned(self, shares: Shares) -> Any:
-        """Yields what has to move; in one order, so that sends and receives meet."""
+    def _moves(self, shares: Shares) -> list[_Move]:
+        """Returns what has to move between owners and holders, worked out once for each optimizer;
+        in one order, so that sends and receives meet."""
+        if self._plan is None or self._plan[0] is not shares:
+            self._plan = shares, list(self._planned(shares))
+        return self._plan[1]
+
+    def _planned(self, shares: Shares) -> Iterator[_Move]:
         for owner, share in enumerate(shares):
             for part in share:
                 for holder, held in enumerate(self._holders[part.name]):
