@@ -111,7 +111,7 @@ SPLITS = {
 
 
 @pytest.mark.parametrize(
-    "split", ["sharded", "tensor", pytest.param("grid", marks=pytest.mark.slow)]
+    "split", ["sharded", *(pytest.param(s, marks=pytest.mark.slow) for s in ("tensor", "grid"))]
 )
 def test_a_model_in_parts_trains_as_one_and_its_checkpoints_are_read_by_one(runs, split):
     processes, *flags = SPLITS[split]
