@@ -143,6 +143,17 @@ fn row_of<const N: usize, V: Vector, E: Number>(zero: V, from: &[E]) -> [V; N] {
     row
 }
 
+impl Way<'_> {
+    #[inline(always)]
+    fn gain_row<const N: usize, V: Vector>(&self, zero: V) -> Option<[V; N]> {
+        // No `map`: what it calls would be compiled for any processor.
+        match self.gain {
+            Some(gain) => Some(row_of(zero, gain)),
+            None => None,
+        }
+    }
+}
+
 /// An array of vectors by number. It is a loop, since what the library calls for each number is
 /// compiled for any processor, and not inlined.
 macro_rules! vectors {
@@ -186,10 +197,7 @@ fn dot<const N: usize, V: Vector>(zero: V, a: &[V; N], b: &[V; N]) -> f32 {
 #[inline(always)]
 fn load_rows<const N: usize, V: Vector, E: Number>(zero: V, way: &Way, x: &[E], head: &mut Head) {
     let width = way.width;
-    let gain: Option<[V; N]> = match way.gain {
-        Some(gain) => Some(row_of(zero, gain)),
-        None => None,
-    };
+    let gain: Option<[V; N]> = way.gain_row(zero);
     let factor = zero.splat(way.factor);
     let rows = x
         .chunks_exact(way.stride)
@@ -238,10 +246,7 @@ fn unload_rows<const N: usize, V: Vector, E: Number>(
     gain_slope: &mut [f32],
 ) {
     let width = way.width;
-    let gain: Option<[V; N]> = match way.gain {
-        Some(gain) => Some(row_of(zero, gain)),
-        None => None,
-    };
+    let gain: Option<[V; N]> = way.gain_row(zero);
     let mut gain_sum = [zero; N];
     let factor = zero.splat(way.factor);
     let rows = x

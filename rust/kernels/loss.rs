@@ -51,11 +51,10 @@ for_each_processor! {
             let total = total.total();
             *loss += f64::from(most) + f64::from(total).ln() - f64::from(goal);
             let share = zero.splat(factor / total);
-            let own = held[*target as usize] * (factor / total) - factor;
             for held in held.chunks_mut(LANES) {
                 write(read(zero, held).times(share), held);
             }
-            held[*target as usize] = own;
+            held[*target as usize] -= factor;
             for (held, tanh) in held.chunks_mut(LANES).zip(tanh.chunks(LANES)) {
                 let (held_here, tanh) = (read(zero, held), read(zero, tanh));
                 write(held_here.times(one.minus(tanh.times(tanh))), held);
