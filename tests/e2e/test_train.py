@@ -93,6 +93,17 @@ def test_exact_match_counts_lines_and_shows_what_went_wrong(microgpt, folder):
     assert "0 of 2 answers exactly right (0.00%)" in printed
 
 
+def test_answers_are_counted_by_what_they_follow(microgpt, folder):
+    microgpt("train", *SMALL, "--steps", "5", "--name", "r")
+    (folder / "actions.txt").write_text("abc1abc;\nbca2bca;\naab1aab;\n")
+    flags = ["--exact-match", "--after-pattern", "[0-9]", "--lines-before", "1"]
+    _, printed, _ = microgpt("eval", "r", "actions.txt", *flags, "--json")
+    marks = json.loads(printed)["by_mark"]
+    assert {mark: counts["lines"] for mark, counts in marks.items()} == {"1": 2, "2": 1}
+    _, printed, _ = microgpt("eval", "r", "actions.txt", *flags)
+    assert "'1'  0 of 2 (0.00%)" in printed
+
+
 @pytest.mark.parametrize("flags", [["--align", "lines"], ["--align", "lines", "--loss-after", "="]])
 def test_rows_can_follow_lines_and_only_answers_be_learnt(microgpt, flags):
     status, _, messages = microgpt("train", *SMALL, "--steps", "10", *flags)
@@ -257,6 +268,9 @@ def test_eval_refuses_what_it_cannot_measure(microgpt, folder):
         (["r", "missing.txt"], "cannot read missing.txt"),
         (["nobody", "dataset.txt"], "no run 'nobody'"),
         (["r", "one.txt", "--exact-match"], "has no line with '='"),
+        (["r", "one.txt", "--exact-match", "--after-pattern", "["], "is no regular expression"),
+        (["r", "one.txt", "--exact-match", "--after", ""], "the mark is empty"),
+        (["r", "one.txt", "--after", "=", "--after-pattern", "="], "give one"),
         (["r", "dataset.txt", "--stride", "17"], "must lie in 1..16"),
     ):
         status, _, messages = microgpt("eval", *arguments)

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from microgpt.text.tokenizer import Tokenizer
 
 ERRORS_SHOWN = 5
+MARKS_SHOWN = 64
 
 
 @dataclass(frozen=True)
@@ -39,7 +40,14 @@ class _Loaded:
 @click.argument("name", metavar="RUN")
 @click.argument("data", metavar="DATA")
 @click.option("--exact-match", is_flag=True, help="Count lines whose answer it gets exactly right.")
-@click.option("--after", default="=", show_default=True, help="What an answer follows on its line.")
+@click.option("--after", metavar="TEXT", help="What an answer follows on its line.  [default: =]")
+@click.option(
+    "--after-pattern",
+    metavar="REGEX",
+    help="The same as a regular expression; answers are also counted by what it finds.",
+)
+@click.option("--lines-before", type=click.IntRange(0), default=0, metavar="N",
+              help="Ask each question behind the N lines above it.")  # fmt: skip
 @click.option("--split", type=click.Choice(["valid", "train"]), default="valid", show_default=True,
               help="Side of a dataset folder.")  # fmt: skip
 @click.option("--stride", type=int, help="Tokens between windows; default: half the context.")
@@ -51,8 +59,10 @@ def command(name: str, data: str, exact_match: bool, as_json: bool, **options: A
 
     Loss in nats per token, perplexity, and bits per byte of text, each token predicted once after
     at least half a context of others. With --exact-match, DATA's lines are questions such as
-    `13 + 29 = 42;`, each asked by itself, and answered greedily.
+    `13 + 29 = 42;`, each asked by itself (or behind --lines-before), and answered greedily.
     """
+    if options["after"] is not None and options["after_pattern"] is not None:
+        raise UsageError("--after and --after-pattern both say what answers follow: give one")
     require_training("eval")
     from microgpt.device import calm_threads
 
@@ -60,7 +70,7 @@ def command(name: str, data: str, exact_match: bool, as_json: bool, **options: A
     loaded = _load(name, options["device"], options["last"])
     result: dict[str, Any] = {"run": loaded.run.name, "step": loaded.step, "data": data}
     if exact_match:
-        result |= _exact(loaded, Path(data), options["after"])
+        result |= _exact(loaded, Path(data), options)
     else:
         result |= _loss(loaded, Path(data), options["split"], options["stride"])
     click.echo(json.dumps(result, ensure_ascii=False) if as_json else _as_text(result))
@@ -164,35 +174,43 @@ def _prompt(tokenizer: Tokenizer, text: bytes) -> list[int]:
 # The answers
 
 
-def _exact(loaded: _Loaded, data: Path, after: str) -> dict[str, Any]:
+def _exact(loaded: _Loaded, data: Path, options: dict[str, Any]) -> dict[str, Any]:
+    from microgpt.data.questions import by_mark, mark_pattern, questions_of
     from microgpt.training.exact_match import Question, answered_exactly, greedy
 
-    mark = after.encode()
-    if not mark:
-        raise UsageError("--after is empty: give the marker, such as '='")
-    halves = [line.partition(mark) for line in _read(data).splitlines() if mark in line]
-    if not halves:
-        raise DataError(f"{data} has no line with {after!r}: name what answers follow with --after")
+    after = "=" if options["after"] is None else options["after"]
+    mark = mark_pattern(after, options["after_pattern"])
+    texts = questions_of(_read(data), mark, options["lines_before"])
+    if not texts:
+        named = repr(options["after_pattern"] or after)
+        raise DataError(f"{data} has no line with {named}: name what answers follow with --after")
     questions = [
         Question(
-            _prompt(loaded.tokenizer, head + mid), loaded.tokenizer.encode_ordinary(tail).tolist()
+            _prompt(loaded.tokenizer, text.before + text.asked),
+            loaded.tokenizer.encode_ordinary(text.answer).tolist(),
         )
-        for head, mid, tail in halves
+        for text in texts
     ]
     right = answered_exactly(loaded.model, questions, loaded.compute)
     errors = []
     for place in [i for i, hit in enumerate(right) if not hit][:ERRORS_SHOWN]:
-        question, (head, mid, tail) = questions[place], halves[place]
+        question, text = questions[place], texts[place]
         got = greedy(loaded.model, question.prompt, len(question.answer), loaded.compute)
         errors.append(
             {
-                "prompt": (head + mid).decode(errors="replace"),
-                "answer": tail.decode(errors="replace"),
+                "prompt": text.asked.decode(errors="replace"),
+                "answer": text.answer.decode(errors="replace"),
                 "got": loaded.tokenizer.decode_bytes(got).decode(errors="replace"),
             }
         )
-    return {"correct": sum(right), "lines": len(right), "share": sum(right) / len(right),
-            "errors": errors}  # fmt: skip
+    result = {"correct": sum(right), "lines": len(right), "share": sum(right) / len(right),
+              "errors": errors}  # fmt: skip
+    marks = by_mark(texts, right)
+    if options["after_pattern"] is not None and len(marks) <= MARKS_SHOWN:
+        result["by_mark"] = {
+            mark: {"correct": correct, "lines": lines} for mark, (correct, lines) in marks.items()
+        }
+    return result
 
 
 def _as_text(result: dict[str, Any]) -> str:
@@ -206,6 +224,10 @@ def _as_text(result: dict[str, Any]) -> str:
     lines = [
         f"{head}{result['correct']:,} of {result['lines']:,} answers exactly right "
         f"({result['share']:.2%})"
+    ]
+    lines += [
+        f"  {mark!r}  {m['correct']:,} of {m['lines']:,} ({m['correct'] / m['lines']:.2%})"
+        for mark, m in result.get("by_mark", {}).items()
     ]
     lines += [
         f"  {e['prompt']} ->{e['got']!r} instead of {e['answer']!r}" for e in result["errors"]
