@@ -6,7 +6,9 @@ variant with each seed, one after the other; `microgpt eval` judges it; a row is
 in `experiments/out/NAME/`: what is finished is not done again, what broke off goes on.
 
 A text is a script of `dummy_data/` with its flags, or a file of --data (`.xz` is unpacked). `part`
-takes a share of it, such as [0.0, 0.9].
+takes a share of it, such as [0.0, 0.9]. With `tokenize`, flags of `microgpt tokenize`, a dataset is
+made of the text first ({data} stands for --data); `flags` are for `microgpt train`. A variant may
+have both of its own.
 """
 
 from __future__ import annotations
@@ -24,6 +26,8 @@ from typing import Any
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent
+OWN = ("tokenize", "flags")
+"""What a variant says that is no setting of a run."""
 
 
 def main() -> None:
@@ -40,6 +44,7 @@ def main() -> None:
     settings = tomllib.loads((HERE / f"{flags.name}.toml").read_text())
     experiment = settings.pop("experiment")
     variants = {v.pop("name"): v for v in settings.pop("variants", [{"name": flags.name}])}
+    own = {name: {key: v.pop(key) for key in OWN if key in v} for name, v in variants.items()}
     names = flags.variants.split(",") if flags.variants else list(variants)
     seeds = [int(s) for s in flags.seeds.split(",")] if flags.seeds else experiment["seeds"]
     folder = HERE / "out" / flags.name
@@ -50,7 +55,8 @@ def main() -> None:
             run = f"{name}-{seed}"
             source = Source(folder, flags.data)
             log = os.path.relpath(flags.log, folder)
-            train(source, run, experiment, merged(settings, variants[name]), seed, log)
+            plan = {**experiment, **own[name]}
+            train(source, run, plan, merged(settings, variants[name]), seed, log)
             print(row(source, run, experiment), flush=True)
 
 
@@ -69,6 +75,14 @@ class Source:
             first, last = recipe.get("part", [0.0, 1.0])
             path.write_bytes(whole[int(first * len(whole)) : int(last * len(whole))])
         return path.name
+
+    def dataset(self, text: str, flags: str) -> str:
+        """Returns the name of the dataset folder made of a text, made where it is missing."""
+        name = "datasets/" + "".join(c if c.isalnum() else "-" for c in flags).strip("-")
+        if not (self.folder / name).exists():
+            given = flags.format(data=self.data.resolve()).split()
+            microgpt(self.folder, "tokenize", text, *given, "--out", name)
+        return name
 
     def _whole(self, recipe: dict[str, Any]) -> bytes:
         if "script" in recipe:
@@ -97,6 +111,8 @@ def train(
     config = folder / f"{run}.toml"
     config.write_text(as_toml(settings))
     corpus = source.text("corpus", experiment["corpus"])
+    if "tokenize" in experiment:
+        corpus = source.dataset(corpus, experiment["tokenize"])
     how = [*experiment.get("flags", []), "--config", config.name, "--seed", str(seed)]
     microgpt(folder, "train", corpus, "--name", run, *how, "--log", log)
 
@@ -112,6 +128,8 @@ def row(source: Source, run: str, experiment: dict[str, Any]) -> str:
         if "correct" in found:
             share = f"{found['share']:.3%}"
             cells.append(f"{title} {found['correct']:,} of {found['lines']:,}, {share}")
+            for mark, counts in found.get("by_mark", {}).items():
+                cells.append(f"{mark} {counts['correct'] / counts['lines']:.2%}")
         else:
             nats = found["loss"] * found["tokens"] / found["bytes"]
             cells.append(f"{title} {nats:.4f} nats, {found['bits_per_byte']:.4f} bits a byte")

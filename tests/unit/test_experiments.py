@@ -24,7 +24,8 @@ def test_an_experiment_is_whole(path):
         if "script" in text:
             assert (ROOT / "dummy_data" / text["script"].split()[0]).is_file()
     for variant in settings.pop("variants"):
-        variant.pop("name")
+        for name in ("name", *RUN["OWN"]):
+            variant.pop(name, None)
         written = tomllib.loads(as_toml(merged(settings, variant)))
         assert written == merged(settings, variant)
         updated(RunConfig(), written, path.name)
