@@ -6,6 +6,8 @@ torch is imported only by the functions that need it; `calm_threads` must run be
 from __future__ import annotations
 
 import contextlib
+import ctypes
+import gc
 import os
 import platform
 import sys
@@ -59,6 +61,15 @@ def choose_dtype(name: str, device: str) -> str:
     if device.startswith("cuda") and torch.cuda.is_bf16_supported(including_emulation=False):
         return "bfloat16"
     return "float32"
+
+
+def give_memory_back() -> None:
+    """Gives what is no longer used back to the system; glibc would keep it for later."""
+    gc.collect()
+    if sys.platform == "linux":
+        trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+        if trim is not None:  # other C libraries have none
+            trim(0)
 
 
 def has_fast_bfloat16(device: torch.device) -> bool:

@@ -115,7 +115,7 @@ def _loss(loaded: _Loaded, data: Path, side: str, stride: int | None) -> dict[st
         raise DataError(f"{data} has {ids.tokens} tokens, but a loss takes at least 2")
     lines = line_rules(loaded.run.read_config().data, loaded.tokenizer).evaluation
     measured = evaluate(
-        loaded.model, ids, text_bytes, context, loaded.compute, rows=64, stride=stride, lines=lines
+        loaded.model, ids, text_bytes, context, loaded.compute, stride=stride, lines=lines
     )
     return {
         "loss": measured.loss,

@@ -72,11 +72,14 @@ class MemoryEstimate:
     gradients: int
     optimizer: int
     activations: int
+    passing: int
+    """What the update or an evaluation takes for a moment, whichever is more."""
 
     @property
     def total(self) -> int:
         """The sum."""
-        return self.weights + self.gradients + self.optimizer + self.activations
+        kept = self.weights + self.gradients + self.optimizer
+        return kept + self.activations + self.passing
 
 
 def training_memory(
@@ -88,26 +91,50 @@ def training_memory(
     activation_bytes: int = 4,
     recompute_activations: bool = False,
     fused: bool = False,
+    direction_bytes: int = 4,
+    evaluation_tokens: int = 0,
 ) -> MemoryEstimate:
     """Returns what a step on `rows` rows of `config.context` tokens holds.
 
     Weights and gradients are float32. AdamW keeps two numbers a weight, Muon one for each matrix
-    in a block, and one more is kept where weights are `averaged`. `activation_bytes` is 2 under
-    bfloat16. `fused` is for a pass without autograd, as on a CPU.
+    in a block and its direction, a number of `direction_bytes`; one more is kept where weights are
+    `averaged`. `activation_bytes` is 2 under bfloat16. `fused` is for a pass without autograd, as
+    on a CPU, which in low precision keeps a copy of weights and gradients. Evaluations, in float32,
+    take `evaluation_tokens` at once.
     """
     count = parameter_count(config)
     block_matrices = _matrix_parameters(config) - config.vocab_size * config.n_embd
-    states = (2 + averaged) * count - (block_matrices if optimizer == "muon" else 0)
+    states, update = 4 * (2 + averaged) * count, 0
+    if optimizer == "muon":
+        states += (direction_bytes - 4) * block_matrices
+        # Two more of the largest stack of equal shapes are alive while it is orthogonalised.
+        update = 2 * direction_bytes * _largest_stack(config)
     tokens = rows * config.context
-    block = _activations_per_token(config)
-    stream = config.n_embd
-    kept = config.n_layer * stream + block if recompute_activations else config.n_layer * block
-    if fused:
-        kept = config.n_layer * _fused_activations_per_token(config) + 8 * stream
     logits = min(tokens * config.vocab_size, CHUNK_LOGITS)
-    # Logits, their log-softmax and their gradient live together at the turn of the pass.
-    activations = tokens * (kept + 2 * stream) * activation_bytes + (1 if fused else 3) * logits * 4
-    return MemoryEstimate(4 * count, 4 * count, 4 * states, activations)
+    if fused:
+        activations = tokens * _fused_bytes_per_token(config, activation_bytes)
+        activations += logits * activation_bytes
+    else:
+        block = _activations_per_token(config)
+        stream = config.n_embd
+        kept = config.n_layer * stream + block if recompute_activations else config.n_layer * block
+        # Logits, their log-softmax and their gradient live together at the turn of the pass.
+        activations = tokens * (kept + 2 * stream) * activation_bytes + 3 * logits * 4
+    copies = 2 * activation_bytes * count if fused and activation_bytes < 4 else 0
+    # A block's widest moment: the stream, what its feed-forward reads, and what that makes.
+    widest = 2 * config.n_embd + (4 if config.feed_forward == "swiglu" else 2) * config.hidden_width
+    evaluation = 4 * (evaluation_tokens * widest + 2 * evaluation_tokens * config.vocab_size)
+    return MemoryEstimate(
+        4 * count + copies, 4 * count, states, activations, max(update, evaluation)
+    )
+
+
+def _largest_stack(config: ModelConfig) -> int:
+    """Returns the numbers of the most matrices of one shape in all blocks together."""
+    width, hidden = config.n_embd, config.hidden_width
+    square = width * width * (4 if config.kv_heads == config.n_head else 2)
+    rising = hidden * width * (2 if config.feed_forward == "swiglu" else 1)
+    return config.n_layer * max(square, rising)
 
 
 def _activations_per_token(config: ModelConfig) -> int:
@@ -122,11 +149,14 @@ def _activations_per_token(config: ModelConfig) -> int:
     return attention + 2 * width + hidden_copies * hidden + dropout
 
 
-def _fused_activations_per_token(config: ModelConfig) -> int:
-    """Returns the numbers that one block keeps of each token in `model.fused`."""
-    width, hidden, keys = config.n_embd, config.hidden_width, config.kv_heads * config.head_width
+def _fused_bytes_per_token(config: ModelConfig, low: int) -> int:
+    """Returns what `model.fused` keeps of each token, in numbers of `low` bytes and of four."""
+    width, hidden = config.n_embd, config.hidden_width
+    heads = width + 2 * config.kv_heads * config.head_width
     ups = 2 if config.feed_forward == "swiglu" else 1
-    return 6 * width + 2 * keys + (ups + 1) * hidden + config.n_head + 2
+    block = 4 * (2 * width + 2 + config.n_head) + low * (3 * width + heads + (ups + 1) * hidden)
+    once = 4 * (3 * width + 2) + low * (3 * width + heads + hidden)
+    return config.n_layer * block + once
 
 
 def shape_for(parameters: int, vocab_size: int, config: ModelConfig | None = None) -> ModelConfig:

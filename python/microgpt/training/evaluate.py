@@ -18,6 +18,14 @@ from microgpt.data.loader import IGNORED, Ids, LineRules, after_marks
 from microgpt.device import Compute
 from microgpt.training.ranks import ALONE, Ranks
 
+BATCH_TOKENS = 4096
+"""An evaluation's batch holds about so many: quick enough, and little memory beside training's."""
+
+
+def evaluation_rows(context: int) -> int:
+    """Returns how many windows an evaluation takes at once."""
+    return max(1, BATCH_TOKENS // context)
+
 
 @dataclass(frozen=True)
 class Evaluation:
@@ -52,7 +60,7 @@ def evaluate(
     context: int,
     compute: Compute,
     *,
-    rows: int = 32,
+    rows: int | None = None,
     stride: int | None = None,
     max_tokens: int | None = None,
     lines: LineRules | None = None,
@@ -60,14 +68,15 @@ def evaluate(
 ) -> Evaluation:
     """Returns the loss of `model` on `split`, which stands for `text_bytes` of text.
 
-    Windows of `context` follow one another by `stride` (None: `context`, none overlap); each token
-    but the split's first is predicted once, in the first window that reaches it, so after at least
-    `context - stride` others (fewer near the start). With `max_tokens`, evenly spread windows that
-    hold about so many. Where rows are aligned (`lines`), a window leaves out the torn line that it
-    would begin with, and begins with the first line end among what is not counted. The split must
-    have at least two tokens. Of several processes each measures some of the batches; all get the
-    same sum of the same addends, however many they are. They call the model equally often, the last
-    time maybe for nothing, since they may hold it together.
+    Windows of `context`, `rows` at once (None: about 4,096 tokens), follow one another by `stride`
+    (None: `context`, none overlap); each token but the split's first is predicted once, in the
+    first window that reaches it, so after at least `context - stride` others (fewer near the
+    start). With `max_tokens`, evenly spread windows that hold about so many. Where rows are aligned
+    (`lines`), a window leaves out the torn line that it would begin with, and begins with the first
+    line end among what is not counted. The split must have at least two tokens. Of several
+    processes each measures some of the batches; all get the same sum of the same addends, however
+    many they are. They call the model equally often, the last time maybe for nothing, since they
+    may hold it together.
     """
     losses: list[float] = []
     count = 0
@@ -76,6 +85,7 @@ def evaluate(
     # On a CPU low precision is for training's speed alone.
     precision = nullcontext() if compute.device.type == "cpu" else compute.autocast()
     with torch.inference_mode(), precision:
+        rows = rows or evaluation_rows(context)
         batches = _batches(split, context, stride or context, rows, max_tokens, lines)
         for turn in iter(lambda: list(itertools.islice(batches, ranks.data_world)), []):
             count += sum(int((targets != IGNORED).sum()) for _, targets in turn)

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from microgpt.config import ModelConfig, RunConfig, TrainingConfig
-from microgpt.device import Compute, cores, has_fast_bfloat16
+from microgpt.device import Compute, cores, give_memory_back, has_fast_bfloat16
 from microgpt.model.fused import fits
 from microgpt.training.optimizer import Optimizer
 from microgpt.training.threads import ADVANTAGE
@@ -94,4 +94,6 @@ def step_seconds(config: RunConfig, compute: Compute) -> float:
         times.append(time.perf_counter() - started)
         if sum(times) > MAX_SECONDS:
             break
+    del model, optimizer, stepper  # they refer to one another, and the run needs the room
+    give_memory_back()
     return float(np.median(times[1:] or times))

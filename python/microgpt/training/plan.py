@@ -15,11 +15,13 @@ from typing import Any
 import torch
 
 from microgpt.config import ModelConfig, RunConfig, TrainingConfig, updated
+from microgpt.device import has_fast_bfloat16
 from microgpt.errors import DataError, UsageError
 from microgpt.model.fused import fits
 from microgpt.model.sizes import flops_per_token, parameter_count, shape_for, training_memory
 from microgpt.progress import count_text, duration_text, size_text
 from microgpt.training import schedule
+from microgpt.training.evaluate import evaluation_rows
 
 DEFAULT_MINUTES = {"cpu": 5.0, "mps": 5.0, "cuda": 10.0}
 """Budget where none is given; fewer where the passes run out first."""
@@ -287,14 +289,16 @@ def plan_budget(
 def memory_bytes(config: RunConfig) -> int:
     """Returns what training is expected to hold at its peak, beside libraries."""
     training = config.training
+    device = torch.device(training.device)
     return training_memory(
         config.model,
         training.micro_batch_rows or training.batch_rows or 1,
         optimizer=config.optimizer.name,
         averaged=config.optimizer.average_share is not None,
         activation_bytes=4 if training.dtype == "float32" else 2,
-        fused=not training.compile
-        and fits(config.model, torch.device(training.device), training.dtype),
+        fused=not training.compile and fits(config.model, device, training.dtype),
+        direction_bytes=2 if has_fast_bfloat16(device) else 4,
+        evaluation_tokens=evaluation_rows(config.model.context) * config.model.context,
     ).total
 
 
