@@ -189,6 +189,7 @@ class OptimizerConfig:
     name: Literal["muon", "adamw"] = "muon"
     """`muon`: Muon for the matrices inside blocks, AdamW for everything else."""
     muon_lr: float = 0.03
+    """Muon's rate (planned: less for batches of fewer than 2,048 tokens)."""
     muon_momentum: float = 0.95
     lr: float = 3e-3
     """AdamW's rate (the logs' `base_lr`)."""

@@ -43,6 +43,8 @@ BATCH_GROWTH = 0.38
 """The best batch grows as the tokens of the run to this power."""
 BATCH_SCALE = 7.0
 BATCH_TOKENS = {"cpu": (256, 8192), "mps": (2048, 32_768), "cuda": (8192, 262_144)}
+FULL_RATE_TOKENS = 2048
+"""Batches of fewer tokens take a lower rate of Muon, by the square root of what they have of it."""
 CONTEXTS = ((300_000_000, 1024), (30_000_000, 512), (2_000_000, 256), (300_000, 128), (0, 64))
 """Context for so many tokens of text, at least: more text has more to say about long reach."""
 MAX_CONTEXT = {"cpu": 256, "mps": 512, "cuda": 1024}
@@ -110,6 +112,7 @@ def plan_shape(
     if not named:
         model = _shape(model, config.training, facts, machine, parameters)
     config = _with_batch(replace(config, model=model), facts, machine)
+    config = _with_rate(config, given)
     config, answers = _with_answers(config, given, facts)
     return _with_passes(config, given, facts, machine), remarks + answers
 
@@ -181,6 +184,16 @@ def _with_batch(config: RunConfig, facts: Facts, machine: Machine) -> RunConfig:
         training, batch_rows=rows, micro_batch_rows=micro, evaluate_tokens=evaluate_tokens
     )
     return replace(config, training=training)
+
+
+def _with_rate(config: RunConfig, given: Given) -> RunConfig:
+    """Lowers Muon's rate for batches of few tokens, whose gradients are noisier."""
+    assert config.training.batch_rows is not None
+    tokens = config.training.batch_rows * config.model.context
+    if "muon_lr" in given.get("optimizer", {}) or tokens >= FULL_RATE_TOKENS:
+        return config
+    rate = float(f"{config.optimizer.muon_lr * math.sqrt(tokens / FULL_RATE_TOKENS):.2g}")
+    return replace(config, optimizer=replace(config.optimizer, muon_lr=rate))
 
 
 def _with_answers(config: RunConfig, given: Given, facts: Facts) -> tuple[RunConfig, list[str]]:

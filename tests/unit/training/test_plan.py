@@ -130,3 +130,19 @@ def test_micro_batches_fit_the_gpu():
     assert 64 % rows == 0
     memory = training_memory(config.model, rows, optimizer="muon", activation_bytes=2)
     assert memory.total <= 8_000_000_000
+
+
+@pytest.mark.parametrize(
+    ("rows", "given", "rate"),
+    [
+        (32, {}, 0.03),
+        (64, {}, 0.03),
+        (12, {}, 0.018),
+        (8, {}, 0.015),
+        (12, {"muon_lr": 0.05}, 0.05),
+    ],
+)
+def test_small_batches_take_a_lower_rate(rows, given, rate):
+    given = {"model": {"context": 64}, "training": {"batch_rows": rows}, "optimizer": given}
+    config, _ = plan_shape(given, Facts(10**6, 10**5, 256), Machine("cpu", 2))
+    assert config.optimizer.muon_lr == rate
