@@ -1358,6 +1358,7 @@ fn add_kernels(module: &Bound<'_, PyModule>) -> PyResult<()> {
 #[pymodule(gil_used = false)]
 fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add("__version__", env!("CARGO_PKG_VERSION"))?;
+    module.add("MAX_HEAD_WIDTH", kernels::MAX_WIDTH)?;
     module.add_class::<Tokenizer>()?;
     module.add_class::<DecodeStream>()?;
     module.add_function(wrap_pyfunction!(unicode, module)?)?;

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 __version__: str
+MAX_HEAD_WIDTH: int
 
 Progress = Callable[[str, int, int, int], None]
 Path = str | PathLike[str]

@@ -20,7 +20,7 @@ mod update;
 mod vector;
 
 pub use activation::{Activation, activate, activate_back};
-pub use attention::{Attention, attention, attention_back};
+pub use attention::{Attention, MAX_WIDTH, attention, attention_back};
 pub use loss::cross_entropy;
 pub use norm::{add_norm, norm_back};
 pub use update::{muon_apply, muon_direction};
@@ -210,17 +210,4 @@ fn add_up(partial: &[f32], total: &mut [f32]) {
             *total += part;
         }
     }
-}
-
-/// `join` of all numbers, halves first: one after another would wait for each.
-#[inline(always)]
-fn folded(mut numbers: [f32; LANES], join: impl Fn(f32, f32) -> f32) -> f32 {
-    let mut half = LANES / 2;
-    while half > 0 {
-        for i in 0..half {
-            numbers[i] = join(numbers[i], numbers[i + half]);
-        }
-        half /= 2;
-    }
-    numbers[0]
 }

@@ -6,7 +6,7 @@
 #[cfg(target_arch = "x86_64")]
 use std::arch::x86_64::*;
 
-use super::{LANES, Number, folded};
+use super::{LANES, Number};
 
 /// LANES numbers. A value proves that the processor has the instructions of its type, so only
 /// making the first one is unsafe; methods that need no value take one as that proof.
@@ -544,4 +544,17 @@ fn transposed(rows: [__m512; LANES]) -> [__m512; LANES] {
         columns[12 + i] = _mm512_shuffle_f32x4(odd, odd2, 0b11_01_11_01);
     }
     columns
+}
+
+/// `join` of all numbers, halves first: one after another would wait for each.
+#[inline(always)]
+fn folded(mut numbers: [f32; LANES], join: impl Fn(f32, f32) -> f32) -> f32 {
+    let mut half = LANES / 2;
+    while half > 0 {
+        for i in 0..half {
+            numbers[i] = join(numbers[i], numbers[i + half]);
+        }
+        half /= 2;
+    }
+    numbers[0]
 }

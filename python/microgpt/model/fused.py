@@ -25,9 +25,6 @@ from microgpt.model.kernels import Room, core
 from microgpt.model.norm import RMSNorm
 from microgpt.model.sizes import CHUNK_LOGITS
 
-MAX_HEAD_WIDTH = 128
-"""The widest head that the Rust core takes."""
-
 
 def fits(config: ModelConfig, device: torch.device, dtype: str = "float32") -> bool:
     """Says whether `FusedPass` computes this model, with products in `dtype`."""
@@ -45,7 +42,7 @@ def fits(config: ModelConfig, device: torch.device, dtype: str = "float32") -> b
         and config.attention == "softmax"
         and config.sliding_window is None
         and config.document_start is None
-        and config.head_width <= MAX_HEAD_WIDTH
+        and config.head_width <= core.MAX_HEAD_WIDTH
         and config.dropout == 0
         and not any(biases)
     )

@@ -15,7 +15,7 @@ def _load() -> Any:
         from microgpt import _core
     except ImportError:
         return None
-    return _core if hasattr(_core, "muon_apply") else None
+    return _core if hasattr(_core, "MAX_HEAD_WIDTH") else None
 
 
 core = _load()
