@@ -68,17 +68,14 @@ impl WordCache {
         }
     }
 
-    /// Starts loading what is known of a piece of more than [`INLINE`] bytes, which gets a key from `base` on, with its
-    /// hash in the low half, and a set that does not have it.
-    #[cold]
-    #[inline(never)]
-    pub(crate) fn approach_long(&self, base: u128, piece: &[u8]) -> (u128, usize) {
+    /// Starts loading what is known of a piece of more than [`INLINE`] bytes; returns its hash.
+    pub(crate) fn approach_long(&self, piece: &[u8]) -> u64 {
         let mut hash = 0;
         if piece.len() <= LONGEST {
             hash = hash_bytes(piece);
             prefetch(&self.records.index[hash as usize & (self.records.index.len() - 1)]);
         }
-        (base | u128::from(hash), 0)
+        hash
     }
 
     /// The table of short pieces as it is now, for one quick look after the other.
@@ -177,27 +174,27 @@ impl<'a> Quick<'a> {
 
     /// Starts loading the set of a short piece; returns where it begins.
     #[inline(always)]
-    pub(crate) fn approach(self, key: u128) -> usize {
+    pub(crate) fn approach(self, key: u128) -> u32 {
         let start = self.start(hash_key(key));
         prefetch(self.set(start));
-        start
+        start as u32
     }
 
     /// The ids of a short piece, if the set that begins at `start` has them. A place that was
     /// approached before the table grew is inside the table still, only in vain.
     #[inline(always)]
-    pub(crate) fn few<const WIDE: bool>(self, start: usize, key: u128) -> Option<Few> {
-        few::<WIDE>(self.set(start), key)
+    pub(crate) fn few<const WIDE: bool>(self, start: u32, key: u128) -> Option<Few> {
+        few::<WIDE>(self.set(start as usize), key)
     }
 }
 
-/// For each length, the bytes of a key that belong to the piece, and the length in its place.
-static MASKS: [[u64; 4]; INLINE + 1] = {
-    let mut masks = [[0; 4]; INLINE + 1];
+/// For each length, the bytes of a key that belong to the piece, and the length in its place; of a piece
+/// that is too long, none and what no key has there.
+static MASKS: [[u128; 2]; INLINE + 2] = {
+    let mut masks = [[0, 0xFF << 120]; INLINE + 2];
     let mut length = 1;
     while length <= INLINE {
-        let mask = u128::MAX >> (128 - 8 * length);
-        masks[length] = [mask as u64, (mask >> 64) as u64, (length as u64) << 56, 0];
+        masks[length] = [u128::MAX >> (128 - 8 * length), (length as u128) << 120];
         length += 1;
     }
     masks
@@ -220,13 +217,11 @@ pub(crate) fn key(text: &[u8], start: usize, end: usize) -> u128 {
     }
 }
 
-/// The key of the first `length` bytes, 1 to [`INLINE`].
+/// The key of the first `length` bytes, 1 to [`INLINE`]; for one more, a key that no piece has.
 #[inline(always)]
 pub(crate) fn key_of(sixteen: [u8; 16], length: usize) -> u128 {
-    let bytes = u128::from_le_bytes(sixteen);
-    let [low, high, last, _] = MASKS[length & INLINE];
-    let (low, high) = (bytes as u64 & low, (bytes >> 64) as u64 & high);
-    u128::from(low) | u128::from(high | last) << 64
+    let [mask, last] = MASKS[length];
+    u128::from_le_bytes(sixteen) & mask | last
 }
 
 /// Four ids and their number as an entry holds them.

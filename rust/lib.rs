@@ -13,10 +13,13 @@ pub mod formats;
 pub mod fuzz;
 mod hash;
 pub mod kernels;
+mod memory;
 pub mod pretokenize;
 #[cfg(feature = "python")]
 mod python;
+mod room;
 pub mod shards;
+mod sink;
 mod specials;
 pub mod tokenizer;
 pub mod train;

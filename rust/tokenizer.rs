@@ -8,14 +8,13 @@
 //! Ids never depend on threads: large texts are cut only where the pattern says that no piece can
 //! cross, and whole documents go to one thread each.
 
-use crate::cache::{INLINE, LISTED_IDS, WordCache, key, key_of, prefer_huge_pages};
 use crate::control::Control;
 use crate::decode::Decoder;
-#[cfg(target_arch = "x86_64")]
-use crate::encode::is_wide;
-use crate::encode::{Scratch, merge};
 use crate::error::{Error, Result};
+use crate::memory::Memory;
 use crate::pretokenize::Pattern;
+use crate::room::{LARGE, Room};
+use crate::sink::{Count, Ids, Sink, Streamed};
 use crate::specials::{Finders, SpecialRule};
 use crate::vocab::Vocab;
 use sha2::{Digest, Sha256};
@@ -23,18 +22,12 @@ use std::ops::Range;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::sync::{Mutex, OnceLock};
 
-/// Pieces looked up together: the cache line of each is on its way while the others are keyed.
-const TOGETHER: usize = 64;
-/// Keys from here on are of pieces that are too long for one: no set holds them, and their low half
-/// is the hash that finds their record.
-const LONG: u128 = 0xFF << 120;
 /// Less text than this does not pay for a thread.
 const BYTES_PER_THREAD: usize = 256 << 10;
 /// A part of a large text that one thread takes at a time.
 const LARGE_PART: usize = 1 << 20;
 /// Encoders that wait for reuse.
 const SHELF: usize = 16;
-
 /// A vocabulary and a pattern: turns text into ids and back.
 #[derive(Debug)]
 pub struct Tokenizer {
@@ -45,17 +38,7 @@ pub struct Tokenizer {
     fingerprint: OnceLock<String>,
     /// Made by the first call that decodes.
     decoder: OnceLock<Decoder>,
-}
-
-/// What an encoder remembers between texts.
-#[derive(Debug)]
-struct Memory {
-    cache: WordCache,
-    scratch: Scratch,
-    symbols: Vec<u32>,
-    ends: Vec<usize>,
-    /// Key and place in the cache of the pieces that are looked up together.
-    places: Vec<(u128, usize)>,
+    room: Room,
 }
 
 /// A thread's hold on a tokenizer: encodes text after text with one word cache.
@@ -63,88 +46,8 @@ struct Memory {
 pub struct Encoder<'t> {
     tokenizer: &'t Tokenizer,
     memory: Option<Box<Memory>>,
-}
-
-/// Receives ids, or only counts them.
-trait Sink {
-    /// Where the next ids go. The loop over pieces keeps it in a register.
-    type Cursor: Copy;
-
-    /// Makes room for `pieces` calls of [`Sink::few`].
-    fn open(&mut self, pieces: usize) -> Self::Cursor;
-
-    /// Takes the first `count <= N <= LISTED_IDS` ids.
-    ///
-    /// # Safety
-    /// Since the last [`Sink::open`] there were fewer calls than it made room for.
-    unsafe fn few<const N: usize>(cursor: &mut Self::Cursor, ids: &[u32; N], count: usize);
-
-    /// Keeps what went in since [`Sink::open`], up to `cursor`.
-    fn close(&mut self, cursor: Self::Cursor);
-
-    /// Takes any number of ids.
-    fn many(&mut self, ids: impl ExactSizeIterator<Item = u32>);
-}
-
-/// Appends ids to a vector.
-struct Ids<'a>(&'a mut Vec<u32>);
-
-impl Sink for Ids<'_> {
-    type Cursor = *mut u32;
-
-    #[inline(always)]
-    fn open(&mut self, pieces: usize) -> *mut u32 {
-        self.0.reserve(pieces * LISTED_IDS);
-        self.0.spare_capacity_mut().as_mut_ptr().cast()
-    }
-
-    #[inline(always)]
-    unsafe fn few<const N: usize>(cursor: &mut *mut u32, ids: &[u32; N], count: usize) {
-        // SAFETY: `open` reserved `LISTED_IDS` places a call, and no call goes on by more.
-        unsafe {
-            cursor.cast::<[u32; N]>().write_unaligned(*ids);
-            *cursor = cursor.add(count);
-        }
-    }
-
-    #[inline(always)]
-    fn close(&mut self, cursor: *mut u32) {
-        // SAFETY: `cursor` came from `open` and went on past ids that were written.
-        unsafe {
-            let filled = cursor.offset_from_unsigned(self.0.as_ptr());
-            self.0.set_len(filled);
-        }
-    }
-
-    fn many(&mut self, ids: impl ExactSizeIterator<Item = u32>) {
-        self.0.extend(ids);
-    }
-}
-
-/// Counts ids.
-struct Count(usize);
-
-impl Sink for Count {
-    type Cursor = usize;
-
-    #[inline(always)]
-    fn open(&mut self, _: usize) -> usize {
-        self.0
-    }
-
-    #[inline(always)]
-    unsafe fn few<const N: usize>(cursor: &mut usize, _: &[u32; N], count: usize) {
-        *cursor += count;
-    }
-
-    #[inline(always)]
-    fn close(&mut self, cursor: usize) {
-        self.0 = cursor;
-    }
-
-    fn many(&mut self, ids: impl ExactSizeIterator<Item = u32>) {
-        self.0 += ids.len();
-    }
+    /// Where pieces end.
+    ends: Vec<usize>,
 }
 
 /// A stretch of text between special tokens, or one of those.
@@ -164,6 +67,7 @@ impl Tokenizer {
             shelf: Default::default(),
             fingerprint: OnceLock::new(),
             decoder: OnceLock::new(),
+            room: Room::default(),
         }
     }
 
@@ -230,18 +134,11 @@ impl Tokenizer {
             .shelf
             .iter()
             .find_map(|place| place.try_lock().ok()?.take());
-        let memory = kept.unwrap_or_else(|| {
-            Box::new(Memory {
-                cache: WordCache::new(),
-                scratch: Scratch::default(),
-                symbols: Vec::new(),
-                ends: Vec::new(),
-                places: Vec::new(),
-            })
-        });
+        let memory = kept.unwrap_or_else(Memory::new);
         Encoder {
             tokenizer: self,
             memory: Some(memory),
+            ends: Vec::new(),
         }
     }
 
@@ -276,10 +173,8 @@ impl Tokenizer {
     ) -> Result<Vec<u32>> {
         let threads = thread_count(threads, text.len());
         if threads == 1 {
-            let mut ids = Vec::with_capacity(text.len() / 4 + 16);
-            prefer_huge_pages(&ids);
-            self.encoder().encode_with(text, rule, control, &mut ids)?;
-            return Ok(ids);
+            let mut encoder = self.encoder();
+            return Ok(encoder.encode_texts(&[text], rule, control)?.0);
         }
         let stretches = self.cut(
             text,
@@ -295,14 +190,20 @@ impl Tokenizer {
                 match &stretches[job] {
                     Stretch::Special(id) => ids.push(*id),
                     Stretch::Text(range) => {
-                        ids.reserve(range.len() / 4 + 16);
+                        ids.reserve(self.room.expected(range.len()));
                         encoder.pieces(&text[range.clone()], control, &mut Ids(&mut ids))?;
                     }
                 }
                 Ok(ids)
             },
         )?;
-        Ok(joined(&parts))
+        Ok(self.joined(&parts))
+    }
+
+    /// Takes the memory of a result that nobody needs any longer, for one to come; of one, and 64 MiB
+    /// at most.
+    pub fn recycle(&self, ids: Vec<u32>) {
+        self.room.keep(ids);
     }
 
     /// The ids of many texts, one after the other, and the place in them at which each text begins,
@@ -331,17 +232,7 @@ impl Tokenizer {
             threads,
             groups.len(),
             || self.encoder(),
-            |encoder, job| {
-                let texts = &texts[groups[job].clone()];
-                let mut ids =
-                    Vec::with_capacity(texts.iter().map(|text| text.len()).sum::<usize>() / 4 + 16);
-                let mut ends = Vec::with_capacity(texts.len());
-                for text in texts {
-                    encoder.encode_with(text, rule, control, &mut ids)?;
-                    ends.push(ids.len() as u64);
-                }
-                Ok((ids, ends))
-            },
+            |encoder, job| encoder.encode_texts(&texts[groups[job].clone()], rule, control),
         )?;
         let mut offsets = Vec::with_capacity(texts.len() + 1);
         offsets.push(0);
@@ -354,9 +245,16 @@ impl Tokenizer {
         let ids = if parts.len() == 1 {
             parts.swap_remove(0)
         } else {
-            joined(&parts)
+            self.joined(&parts)
         };
         Ok((ids, offsets))
+    }
+
+    /// All ids in one vector.
+    fn joined(&self, parts: &[Vec<u32>]) -> Vec<u32> {
+        let mut ids = self.room.for_ids(parts.iter().map(Vec::len).sum());
+        parts.iter().for_each(|part| ids.extend_from_slice(part));
+        ids
     }
 
     /// How many ids `text` has.
@@ -524,6 +422,43 @@ impl Encoder<'_> {
         result
     }
 
+    /// The ids of all texts, and the place in them at which each text ends.
+    fn encode_texts(
+        &mut self,
+        texts: &[&[u8]],
+        rule: &SpecialRule,
+        control: &Control,
+    ) -> Result<(Vec<u32>, Vec<u64>)> {
+        let bytes = texts.iter().map(|text| text.len()).sum();
+        let room = &self.tokenizer.room;
+        let mut ids = room.for_bytes(bytes);
+        let ends = if ids.capacity() < LARGE {
+            self.run_all(texts, rule, control, &mut Ids(&mut ids))?
+        } else {
+            let mut sink = Streamed::new(&mut ids);
+            let ends = self.run_all(texts, rule, control, &mut sink)?;
+            sink.finish();
+            ends
+        };
+        room.fit(bytes, &mut ids);
+        Ok((ids, ends))
+    }
+
+    /// Encodes all texts; the length of `sink` after each.
+    fn run_all(
+        &mut self,
+        texts: &[&[u8]],
+        rule: &SpecialRule,
+        control: &Control,
+        sink: &mut impl Sink,
+    ) -> Result<Vec<u64>> {
+        let one = |text: &&[u8]| {
+            self.run(text, rule, control, sink)?;
+            Ok(sink.len() as u64)
+        };
+        texts.iter().map(one).collect()
+    }
+
     fn run(
         &mut self,
         text: &[u8],
@@ -551,15 +486,12 @@ impl Encoder<'_> {
             return Ok(());
         }
         let mut scanner = tokenizer.pattern.scanner(text);
-        let mut start = 0;
-        let mut ends = std::mem::take(&mut memory.ends);
+        let (mut start, mut ends) = (0, std::mem::take(&mut self.ends));
         while scanner.fill(&mut ends)? {
-            for ends in ends.chunks(TOGETHER) {
-                start = memory.together(&tokenizer.vocab, text, start, ends, sink)?;
-            }
+            start = memory.encode(&tokenizer.vocab, text, start, &ends, sink)?;
             control.check()?;
         }
-        memory.ends = ends;
+        self.ends = ends;
         Ok(())
     }
 }
@@ -574,193 +506,6 @@ impl Drop for Encoder<'_> {
                 return;
             }
         }
-    }
-}
-
-impl Memory {
-    /// Encodes up to [`TOGETHER`] pieces, the first of which begins at `start`; returns the last end.
-    fn together(
-        &mut self,
-        vocab: &Vocab,
-        text: &[u8],
-        start: usize,
-        ends: &[usize],
-        sink: &mut impl Sink,
-    ) -> Result<usize> {
-        #[cfg(target_arch = "x86_64")]
-        if is_wide() {
-            // SAFETY: the processor has the features that the function is compiled for.
-            return unsafe { self.together_wide(vocab, text, start, ends, sink) };
-        }
-        self.look_up::<false, _>(vocab, text, start, ends, sink)
-    }
-
-    /// [`Memory::look_up`] for AVX2, which compares two keys at once, and BMI2.
-    #[cfg(target_arch = "x86_64")]
-    #[target_feature(enable = "avx2,bmi1,bmi2,lzcnt,popcnt")]
-    fn together_wide(
-        &mut self,
-        vocab: &Vocab,
-        text: &[u8],
-        start: usize,
-        ends: &[usize],
-        sink: &mut impl Sink,
-    ) -> Result<usize> {
-        self.look_up::<true, _>(vocab, text, start, ends, sink)
-    }
-
-    #[inline(always)]
-    fn look_up<const WIDE: bool, S: Sink>(
-        &mut self,
-        vocab: &Vocab,
-        text: &[u8],
-        start: usize,
-        ends: &[usize],
-        sink: &mut S,
-    ) -> Result<usize> {
-        let (Some(&last), count) = (ends.last(), ends.len()) else {
-            return Ok(start);
-        };
-        // Out of the way of what needs all of `self`; an array here would be zeroed every time.
-        let mut places = std::mem::take(&mut self.places);
-        if places.len() < count {
-            places.resize(TOGETHER.max(count), (0, 0));
-        }
-        let found = &mut places[..count];
-        // Far from the end of the text no piece needs to ask whether sixteen bytes can be read.
-        let long = if last + 16 <= text.len() {
-            let key = |from: usize, length: usize| {
-                debug_assert!(from + 16 <= text.len());
-                // SAFETY: `from + 16 <= last + 16 <= text.len()`.
-                key_of(unsafe { *text.as_ptr().add(from).cast() }, length)
-            };
-            self.approach(text, start, ends, found, key)
-        } else {
-            self.approach_at_end(text, start, ends, found)
-        };
-        if long {
-            for (key, _) in found.iter().filter(|(key, _)| *key >= LONG) {
-                self.cache.approach_record(*key as u64);
-            }
-        }
-        let mut cursor = sink.open(count);
-        let mut quick = self.cache.quick();
-        for (place, &(key, at)) in found.iter().enumerate() {
-            let known = quick.few::<WIDE>(at, key);
-            if let Some((ids, count)) = known
-                && count <= 4
-            {
-                // SAFETY: one call a piece.
-                unsafe { S::few(&mut cursor, &ids, count) };
-            } else if let Some((ids, count)) = known.and_then(|few| self.cache.listed(few.0)) {
-                // SAFETY: one call a piece.
-                unsafe { S::few(&mut cursor, ids, count) };
-            } else {
-                let from = if place == 0 { start } else { ends[place - 1] };
-                sink.close(cursor);
-                self.other(vocab, &text[from..ends[place]], key, sink)?;
-                cursor = sink.open(count - place - 1);
-                quick = self.cache.quick();
-            }
-        }
-        sink.close(cursor);
-        self.places = places;
-        Ok(last)
-    }
-
-    /// [`Memory::approach`] where the text ends before sixteen bytes of each piece could be read.
-    #[cold]
-    #[inline(never)]
-    fn approach_at_end(
-        &self,
-        text: &[u8],
-        start: usize,
-        ends: &[usize],
-        found: &mut [(u128, usize)],
-    ) -> bool {
-        let key = |from: usize, length: usize| key(text, from, from + length);
-        self.approach(text, start, ends, found, key)
-    }
-
-    /// Leaves for each piece its key and its place in the cache, which is then on its way; whether
-    /// some piece is long. `key` is given a start and a length.
-    #[inline(always)]
-    fn approach(
-        &self,
-        text: &[u8],
-        start: usize,
-        ends: &[usize],
-        found: &mut [(u128, usize)],
-        key: impl Fn(usize, usize) -> u128,
-    ) -> bool {
-        let (mut from, mut long) = (start, false);
-        let quick = self.cache.quick();
-        for (found, &end) in found.iter_mut().zip(ends) {
-            *found = if end - from <= INLINE {
-                let key = key(from, end - from);
-                (key, quick.approach(key))
-            } else {
-                long = true;
-                self.cache.approach_long(LONG, &text[from..end])
-            };
-            from = end;
-        }
-        long
-    }
-
-    /// A piece whose ids are not in its set: from elsewhere in the cache, or made and remembered.
-    #[inline(never)]
-    fn other(
-        &mut self,
-        vocab: &Vocab,
-        piece: &[u8],
-        key: u128,
-        sink: &mut impl Sink,
-    ) -> Result<()> {
-        if key >= LONG {
-            if let Some(ids) = self.cache.many(key as u64, piece) {
-                sink.many(ids.iter().map(|id| u32::from_le_bytes(*id)));
-                return Ok(());
-            }
-        } else if let Some((ids, count)) = self.cache.few_anywhere(key) {
-            if count <= 4 {
-                sink.many(ids[..count].iter().copied());
-                return Ok(());
-            }
-            if let Some((ids, count)) = self.cache.listed(ids) {
-                sink.many(ids[..count].iter().copied());
-                return Ok(());
-            }
-        }
-        self.make(vocab, piece, key)?;
-        if key >= LONG {
-            self.cache.insert_long(key as u64, piece, &self.symbols);
-        } else {
-            let seeds = vocab.short_tokens();
-            self.cache.insert(key, &self.symbols, seeds);
-        }
-        sink.many(self.symbols.iter().copied());
-        Ok(())
-    }
-
-    /// Leaves the ids of a piece in `symbols`.
-    fn make(&mut self, vocab: &Vocab, piece: &[u8], key: u128) -> Result<()> {
-        if piece.len() >= u32::MAX as usize {
-            return Err(Error::usage(format!(
-                "a piece of {} bytes without a split point is too long: the limit is 4 GiB",
-                piece.len()
-            )));
-        }
-        self.symbols.clear();
-        if let Some(id) = vocab.whole(piece, (key < LONG).then_some(key)) {
-            self.symbols.push(id);
-            return Ok(());
-        }
-        merge(&vocab.table, piece, &mut self.scratch, &mut self.symbols);
-        for symbol in &mut self.symbols {
-            *symbol = vocab.ids()[*symbol as usize];
-        }
-        Ok(())
     }
 }
 
@@ -804,14 +549,6 @@ fn thread_count(threads: Option<usize>, bytes: usize) -> usize {
     let most =
         threads.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, Into::into));
     most.min(bytes / BYTES_PER_THREAD + 1).max(1)
-}
-
-/// All ids in one vector.
-fn joined(parts: &[Vec<u32>]) -> Vec<u32> {
-    let mut ids = Vec::with_capacity(parts.iter().map(Vec::len).sum());
-    prefer_huge_pages(&ids);
-    parts.iter().for_each(|part| ids.extend_from_slice(part));
-    ids
 }
 
 /// Ranges of consecutive texts of about `size` bytes each.

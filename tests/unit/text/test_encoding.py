@@ -141,6 +141,24 @@ def test_equal_ids_in_lists_are_one_object_that_outlives_its_tokenizer():
     assert second[0] == 2 + 256 + 20
 
 
+def test_a_large_array_keeps_its_ids_while_the_memory_of_others_is_used_again():
+    tokenizer = Tokenizer.from_merges([(97, 98)], pattern="gpt2")
+    texts = ["ab " * 400_000, "a b" * 400_000]
+    kept = tokenizer.encode(texts[0])
+    for _ in range(3):
+        other = tokenizer.encode(texts[1])
+        assert other[:6].tolist() == [97, 32, 98, 97, 32, 98]
+        other[:] = 7
+        again = tokenizer.encode_batch(texts[::-1])[0]
+        assert again[-3:].tolist() == kept[-3:].tolist()
+        del other, again
+    view = kept[2:]
+    del kept, tokenizer
+    assert view.flags.writeable
+    assert (view[::2] == 256).all()
+    assert (view[1::2] == 32).all()
+
+
 def test_many_python_threads_share_one_tokenizer():
     tokenizer = published("o200k_base")
     texts = [corpus("multilingual", 600_000)[i::3][:50_000] for i in range(3)]
