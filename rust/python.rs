@@ -9,13 +9,14 @@ use crate::error::{Error, Result};
 use crate::formats::{gpt2, huggingface, tiktoken};
 use crate::kernels;
 use crate::pretokenize::{Pattern, unicode_version};
+use crate::room::LARGE;
 use crate::shards;
 use crate::specials::{Names, SpecialRule};
 use crate::tokenizer::{DecodeStream as Stream, Tokenizer as Core};
 use crate::train::{Tie, TrainOptions, train};
 #[cfg(not(windows))]
 use crate::{cache::prefer_huge_pages, transcode::push_utf8};
-use numpy::ndarray::{Axis, Slice};
+use numpy::ndarray::{ArrayView1, Axis, Slice};
 use numpy::{
     Element, PyArray1, PyArray2, PyArrayMethods, PyReadonlyArray1, PyReadwriteArray1,
     PyUntypedArrayMethods,
@@ -31,7 +32,7 @@ use pyo3::types::{PyBytes, PyDict, PyInt, PyList, PyString};
 use std::borrow::Cow;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
 import_exception!(microgpt.errors, UsageError);
@@ -385,6 +386,22 @@ struct Tokenizer {
     transcoded: AtomicUsize,
 }
 
+/// The memory behind an array of ids.
+#[pyclass(frozen, module = "microgpt._core")]
+struct Lent {
+    ids: Vec<u32>,
+    /// The tokenizer, if it is still there.
+    core: Weak<Core>,
+}
+
+impl Drop for Lent {
+    fn drop(&mut self) {
+        if let Some(core) = self.core.upgrade() {
+            core.recycle(std::mem::take(&mut self.ids));
+        }
+    }
+}
+
 /// An int object for each id, made by the first call that returns lists: one reference costs less than
 /// a new object an id.
 type Integers = PyOnceLock<Vec<Py<PyInt>>>;
@@ -431,6 +448,18 @@ impl Tokenizer {
             return Ok(Cow::Owned(utf8));
         }
         text_bytes(text)
+    }
+
+    /// Ids as an array whose memory, where it is large, comes back to the tokenizer in the end.
+    fn array<'py>(&self, py: Python<'py>, ids: Vec<u32>) -> PyResult<Bound<'py, PyArray1<u32>>> {
+        if ids.len() < LARGE {
+            return Ok(PyArray1::from_vec(py, ids));
+        }
+        let core = Arc::downgrade(&self.core);
+        let lent = Bound::new(py, Lent { ids, core })?;
+        let view = ArrayView1::from(lent.get().ids.as_slice());
+        // SAFETY: the array keeps `lent` alive, which never touches its ids before it is dropped.
+        Ok(unsafe { PyArray1::borrow_from_array(&view, lent.clone().into_any()) })
     }
 
     fn list<'py>(&self, py: Python<'py>, ids: &[u32]) -> PyResult<Bound<'py, PyList>> {
@@ -564,7 +593,7 @@ impl Tokenizer {
         let ids = on_text(py, text.len(), |control| {
             self.core.encode(&text, &rule, threads, control)
         })?;
-        Ok(PyArray1::from_vec(py, ids))
+        self.array(py, ids)
     }
 
     fn encode_with_offsets<'py>(
@@ -581,7 +610,7 @@ impl Tokenizer {
             let offsets = self.core.offsets(&ids);
             Ok((ids, offsets))
         })?;
-        Ok((PyArray1::from_vec(py, ids), PyArray1::from_vec(py, offsets)))
+        Ok((self.array(py, ids)?, PyArray1::from_vec(py, offsets)))
     }
 
     fn encode_batch<'py>(
@@ -593,7 +622,7 @@ impl Tokenizer {
         threads: Option<usize>,
     ) -> PyResult<IdsAndOffsets<'py>> {
         let (ids, offsets) = self.encode_texts(py, &texts, allowed, refused, threads)?;
-        Ok((PyArray1::from_vec(py, ids), PyArray1::from_vec(py, offsets)))
+        Ok((self.array(py, ids)?, PyArray1::from_vec(py, offsets)))
     }
 
     fn encode_to_list<'py>(
@@ -608,7 +637,9 @@ impl Tokenizer {
         let ids = on_text(py, text.len(), |control| {
             self.core.encode(&text, &rule, threads, control)
         })?;
-        self.list(py, &ids)
+        let list = self.list(py, &ids);
+        self.core.recycle(ids);
+        list
     }
 
     fn encode_batch_to_lists<'py>(
@@ -621,7 +652,9 @@ impl Tokenizer {
     ) -> PyResult<Vec<Bound<'py, PyList>>> {
         let (ids, offsets) = self.encode_texts(py, &texts, allowed, refused, threads)?;
         let list = |ends: &[u64]| self.list(py, &ids[ends[0] as usize..ends[1] as usize]);
-        offsets.windows(2).map(list).collect()
+        let lists = offsets.windows(2).map(list).collect();
+        self.core.recycle(ids);
+        lists
     }
 
     fn count(
