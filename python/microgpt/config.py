@@ -325,6 +325,10 @@ class RunConfig:
 Config = TypeVar("Config")
 
 
+KINDS: dict[Any, str] = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
+"""What sentences call the types of settings."""
+
+
 def updated(config: Config, changes: dict[str, Any], where: str) -> Config:
     """Returns a copy of the dataclass `config` with `changes`, a nested mapping, applied, checked.
 
@@ -376,7 +380,7 @@ def _checked(value: Any, hint: Any, what: str) -> Any:
             return value
     names = [
         " or ".join(map(repr, typing.get_args(o))) if typing.get_origin(o) is Literal
-        else getattr(o, "__name__", str(o))
+        else KINDS.get(o, str(o))
         for o in options if o is not type(None)
     ]  # fmt: skip
     raise UsageError(f"{what} is {value!r}, but must be {' or '.join(names)}")

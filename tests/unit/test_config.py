@@ -54,8 +54,8 @@ def test_text_becomes_the_setting_s_own_type(key, text, value):
         ("model", "3", "is a table of settings"),
         ("model.norm.kind", "3", "unknown setting"),
         ("model.norm", "batch", "'rmsnorm' or 'layernorm' or 'none'"),
-        ("model.tied_head", "maybe", "must be bool"),
-        ("model.dropout", "much", "must be float"),
+        ("model.tied_head", "maybe", "must be true or false"),
+        ("model.dropout", "much", "must be a number"),
         ("training.steps", "off", None),
     ],
 )
