@@ -325,7 +325,12 @@ class RunConfig:
 Config = TypeVar("Config")
 
 
-KINDS: dict[Any, str] = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
+KINDS: dict[Any, str] = {
+    int: "a whole number",
+    float: "a number",
+    bool: "true or false",
+    str: "text",
+}
 """What sentences call the types of settings."""
 
 
