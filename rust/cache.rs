@@ -84,9 +84,16 @@ impl WordCache {
         self.sets.quick()
     }
 
-    /// The ids of a short piece, which may have found its own set full when it came.
-    pub(crate) fn few_anywhere(&self, key: u128) -> Option<Few> {
-        self.sets.find(hash_key(key), key)
+    /// The ids of a short piece, which may have found its own set full when it came. Then it takes a
+    /// place there now: what is asked for often will be asked for again.
+    pub(crate) fn few_anywhere(&mut self, key: u128) -> Option<Few> {
+        let hash = hash_key(key);
+        let start = self.sets.start(hash);
+        let found = self.sets.find(hash, key);
+        if found.is_some() && few::<false>(self.sets.set(start), key).is_none() {
+            self.sets.bring_home(start, key);
+        }
+        found
     }
 
     /// The ids of a short piece that has more than four, with others behind them, and how many are
@@ -359,6 +366,17 @@ impl Sets {
         let at = start + 2 * way;
         self.words[at..at + 2].copy_from_slice(&[key as u64, (key >> 64) as u64]);
         self.words[at + 4..at + 6].copy_from_slice(&ids);
+    }
+
+    /// Exchanges the piece of this key, which is in the neighbouring set, and the second of its own.
+    /// That one is found in the neighbour, or comes home itself.
+    fn bring_home(&mut self, start: usize, key: u128) {
+        let neighbour = self.neighbour(start);
+        let is_first = self.words[neighbour..neighbour + 2] == [key as u64, (key >> 64) as u64];
+        let from = neighbour + if is_first { 0 } else { 2 };
+        for word in [0, 1, 4, 5] {
+            self.words.swap(start + 2 + word, from + word);
+        }
     }
 
     /// The pieces that are here, and what is stored with each.
