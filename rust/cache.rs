@@ -335,6 +335,11 @@ impl Sets {
         })
     }
 
+    /// Starts loading the set of a piece.
+    pub(crate) fn approach(&self, key: u128) {
+        self.quick().approach(key);
+    }
+
     /// Places a piece of one id, and never grows.
     pub(crate) fn place_one(&mut self, key: u128, id: u32) {
         self.place(hash_key(key), key, pack([id, 0, 0, 0], 1));

@@ -13,7 +13,7 @@
 //! it would alone). Where some token does not, every way to cut every token into two tokens becomes a
 //! pair of that token's rank, and a piece that is itself a token is taken whole.
 
-use crate::cache::{INLINE, Sets, Words, key, prefetch};
+use crate::cache::{INLINE, Sets, Words, filled, key, prefetch};
 use crate::encode::{Scratch, merge};
 use crate::error::{Error, Result};
 use crate::formats::printable::to_bytes;
@@ -30,6 +30,8 @@ const MAX_SYMBOLS: usize = 1 << 21;
 const MAX_MERGES: usize = (1 << 22) - 1;
 /// All tokens together; a chain of doublings would otherwise claim any amount of memory.
 const MAX_TOKEN_BYTES: usize = 1 << 28;
+/// How far ahead of its use memory is asked for where whole vocabularies go through large tables.
+const AHEAD: usize = 16;
 /// Tokens that no merges form are cut at every place, which is quadratic in their length.
 const MAX_UNFORMED_TOKEN: usize = 256;
 
@@ -150,7 +152,8 @@ impl SpelledMerges {
     }
 }
 
-/// Token bytes -> id: open addressing over the high half of the hash and the id.
+/// Token bytes -> id: open addressing over the high half of the hash and one more than the id; 0 where
+/// free.
 #[derive(Debug, Default)]
 struct Index {
     slots: Vec<u64>,
@@ -158,28 +161,50 @@ struct Index {
 }
 
 impl Index {
-    const EMPTY: u64 = u64::MAX;
+    const EMPTY: u64 = 0;
 
-    /// Indexes all of `tokens` but the ids in `except`.
-    fn new(tokens: &Tokens, except: &HashSet<u32>) -> std::result::Result<Self, String> {
+    /// Indexes all of `tokens` but the ids in `except`, which ascend.
+    fn new(tokens: &Tokens, except: &[u32]) -> std::result::Result<Self, String> {
         let slots = (tokens.len() * 2).next_power_of_two().max(4);
         let mut index = Self {
-            slots: vec![Self::EMPTY; slots],
+            slots: filled(slots),
             longest: 0,
         };
-        for (id, token) in tokens.iter().filter(|(id, _)| !except.contains(id)) {
-            let hash = hash_bytes(token);
+        let hashed: Vec<(u32, u64)> = tokens
+            .iter()
+            .filter(|(id, _)| except.binary_search(id).is_err())
+            .map(|(id, token)| (id, hash_bytes(token)))
+            .collect();
+        for (place, &(id, hash)) in hashed.iter().enumerate() {
+            if let Some((_, later)) = hashed.get(place + AHEAD) {
+                index.approach(*later);
+            }
+            let token = tokens.get(id);
             let slot = index.slot(tokens, token, hash);
             if index.slots[slot] != Self::EMPTY {
                 let (other, text) = (index.slots[slot] as u32, String::from_utf8_lossy(token));
                 return Err(format!(
-                    "ids {other} and {id} stand for the same token {text:?}"
+                    "ids {} and {id} stand for the same token {text:?}",
+                    other - 1
                 ));
             }
-            index.slots[slot] = hash >> 32 << 32 | u64::from(id);
+            index.slots[slot] = hash >> 32 << 32 | u64::from(id + 1);
             index.longest = index.longest.max(token.len());
         }
         Ok(index)
+    }
+
+    /// Starts loading the slot of a token of this hash.
+    fn approach(&self, hash: u64) {
+        prefetch(&self.slots[hash as usize & (self.slots.len() - 1)]);
+    }
+
+    /// Starts loading the token that the slot of this hash speaks of.
+    fn approach_token(&self, tokens: &Tokens, hash: u64) {
+        let id = (self.slots[hash as usize & (self.slots.len() - 1)] as u32).wrapping_sub(1);
+        if let Some(span) = tokens.spans.get(id as usize) {
+            prefetch(tokens.bytes.as_ptr().wrapping_add(span.start as usize));
+        }
     }
 
     /// Where `token` is, or would be.
@@ -188,8 +213,8 @@ impl Index {
         let mut slot = hash as usize & mask;
         loop {
             let entry = self.slots[slot];
-            let same = entry >> 32 == hash >> 32 && tokens.get(entry as u32) == token;
-            if entry == Self::EMPTY || same {
+            let same = || entry >> 32 == hash >> 32 && tokens.get(entry as u32 - 1) == token;
+            if entry == Self::EMPTY || same() {
                 return slot;
             }
             slot = (slot + 1) & mask;
@@ -200,8 +225,12 @@ impl Index {
         if token.len() > self.longest {
             return None;
         }
-        let entry = self.slots[self.slot(tokens, token, hash_bytes(token))];
-        (entry != Self::EMPTY).then_some(entry as u32)
+        self.get_hashed(tokens, token, hash_bytes(token))
+    }
+
+    fn get_hashed(&self, tokens: &Tokens, token: &[u8], hash: u64) -> Option<u32> {
+        let entry = self.slots[self.slot(tokens, token, hash)];
+        (entry != Self::EMPTY).then(|| entry as u32 - 1)
     }
 }
 
@@ -424,16 +453,7 @@ impl Vocab {
         let special_ids = add_specials(&mut tokens, &specials)?;
         let index = Index::new(&tokens, &special_ids)?;
         byte_ids(&tokens, &index)?;
-        let find = |token: &[u8]| {
-            let text = || String::from_utf8_lossy(token);
-            index
-                .get(&tokens, token)
-                .ok_or_else(|| format!("a merge names {:?}, which is no token", text()))
-        };
-        let merges = merges
-            .iter()
-            .map(|(left, right, whole)| Ok([find(left)?, find(right)?, find(whole)?]))
-            .collect::<std::result::Result<_, String>>()?;
+        let merges = find_merges(&tokens, &index, &special_ids, merges)?;
         Self::assemble(tokens, index, merges, specials, &special_ids, whole_pieces)
     }
 
@@ -443,7 +463,7 @@ impl Vocab {
         index: Index,
         merges: Vec<[u32; 3]>,
         specials: Vec<Special>,
-        special_ids: &HashSet<u32>,
+        special_ids: &[u32],
         whole_pieces: bool,
     ) -> std::result::Result<Self, String> {
         if merges.len() >= MAX_MERGES {
@@ -476,6 +496,9 @@ impl Vocab {
         let mut table = MergeTable::with_capacity(merges.len());
         for (rank, &[left, right, product]) in merges.iter().enumerate() {
             let symbol = |id: u32| symbols[id as usize];
+            if let Some(&[left, right, _]) = merges.get(rank + AHEAD) {
+                table.approach(symbol(left), symbol(right));
+            }
             if table.rank(symbol(left), symbol(right)) != NO_RANK {
                 return Err(format!(
                     "merge {rank} joins ids {left} and {right}, which an earlier merge joins"
@@ -610,7 +633,8 @@ impl Vocab {
 
     /// The ordinary tokens, ascending, that merging their bytes does not give.
     pub(crate) fn unformed(&self) -> Vec<u32> {
-        let specials = self.specials.iter().map(|special| special.id).collect();
+        let mut specials: Vec<u32> = self.specials.iter().map(|special| special.id).collect();
+        specials.sort_unstable();
         unformed(&self.tokens, &specials, &self.table, &self.ids).collect()
     }
 
@@ -677,11 +701,11 @@ pub(crate) fn special(text: String, id: u32) -> Special {
     }
 }
 
-/// Puts special tokens among the tokens, where they are not there already; returns their ids.
+/// Puts special tokens among the tokens, where they are not there already; returns their ids, ascending.
 fn add_specials(
     tokens: &mut Tokens,
     specials: &[Special],
-) -> std::result::Result<HashSet<u32>, String> {
+) -> std::result::Result<Vec<u32>, String> {
     let (mut ids, mut texts) = (HashSet::new(), HashSet::new());
     for special in specials {
         if !ids.insert(special.id) || !texts.insert(&special.text) {
@@ -699,7 +723,58 @@ fn add_specials(
                 .map_err(|what| format!("special token {:?}: {what}", special.text))?;
         }
     }
+    let mut ids: Vec<u32> = ids.into_iter().collect();
+    ids.sort_unstable();
     Ok(ids)
+}
+
+/// Left, right and made id of each merge.
+///
+/// # Errors
+/// A sentence where a merge names or makes what is no token.
+fn find_merges(
+    tokens: &Tokens,
+    index: &Index,
+    special_ids: &[u32],
+    merges: &SpelledMerges,
+) -> std::result::Result<Vec<[u32; 3]>, String> {
+    let missing = |token: &[u8]| {
+        format!(
+            "a merge names {:?}, which is no token",
+            String::from_utf8_lossy(token)
+        )
+    };
+    let hashes: Vec<[u64; 2]> = merges
+        .iter()
+        .map(|(left, right, _)| [left, right].map(hash_bytes))
+        .collect();
+    // Most lists make their tokens in the order of ids, which saves looking those up.
+    let mut next = 0;
+    merges
+        .iter()
+        .enumerate()
+        .map(|(place, (left, right, whole))| {
+            for &hash in hashes.get(place + 2 * AHEAD).into_iter().flatten() {
+                index.approach(hash);
+            }
+            for &hash in hashes.get(place + AHEAD).into_iter().flatten() {
+                index.approach_token(tokens, hash);
+            }
+            let find = |token: &[u8], hash: u64| {
+                let found = index.get_hashed(tokens, token, hash);
+                found.ok_or_else(|| missing(token))
+            };
+            let [before, after] = hashes[place];
+            let (left, right) = (find(left, before)?, find(right, after)?);
+            let made = if tokens.get(next) == whole && special_ids.binary_search(&next).is_err() {
+                next
+            } else {
+                find(whole, hash_bytes(whole))?
+            };
+            next = made + 1;
+            Ok([left, right, made])
+        })
+        .collect()
 }
 
 /// The ordinary tokens of at most [`INLINE`] bytes, as the word cache holds pieces.
@@ -713,20 +788,22 @@ struct ShortTokens {
 }
 
 impl ShortTokens {
-    fn new(tokens: &Tokens, specials: &HashSet<u32>) -> Self {
-        let short = || {
-            tokens
-                .iter()
-                .filter(|(id, token)| token.len() <= INLINE && !specials.contains(id))
-        };
-        let sets = (short().count() / 2).next_power_of_two().max(4);
+    fn new(tokens: &Tokens, specials: &[u32]) -> Self {
+        let short: Vec<(u128, u32)> = tokens
+            .iter()
+            .filter(|(id, token)| token.len() <= INLINE && specials.binary_search(id).is_err())
+            .map(|(id, token)| (key(token, 0, token.len()), id))
+            .collect();
+        let sets = (short.len() / 2).next_power_of_two().max(4);
         let mut all = Self {
             sets: Sets::new(sets),
             filter: Words::new(sets * 16 / 64),
             shift: 64 - (sets * 16).trailing_zeros(),
         };
-        for (id, token) in short() {
-            let key = key(token, 0, token.len());
+        for (place, &(key, id)) in short.iter().enumerate() {
+            if let Some((later, _)) = short.get(place + AHEAD) {
+                all.sets.approach(*later);
+            }
             all.sets.place_one(key, id);
             let (word, bit) = all.filter_bit(hash_key(key));
             all.filter[word] |= bit;
@@ -751,7 +828,7 @@ impl ShortTokens {
 /// The ordinary tokens whose bytes merge into something else, ascending.
 fn unformed<'a>(
     tokens: &'a Tokens,
-    specials: &'a HashSet<u32>,
+    specials: &'a [u32],
     table: &'a MergeTable,
     ids: &'a [u32],
 ) -> impl Iterator<Item = u32> + 'a {
