@@ -482,10 +482,15 @@ def read_toml(path: Path) -> dict[str, Any]:
         raise UsageError(f"{path} is no TOML file: {error}") from error
 
 
+PLANNED = ("align", "answers_after")
+"""Settings whose None a plan keeps only where it is given."""
+
+
 def to_dict(config: Any) -> dict[str, Any]:
     """Returns the nested mapping of a configuration, from which `updated` makes an equal one.
 
-    Settings that are None are left out where that is their default, else "off".
+    Settings that are None are left out where that is their default, else "off"; those that a plan
+    would choose where they are left out are "off" in any case.
     """
     result: dict[str, Any] = {}
     for f in dataclasses.fields(config):
@@ -494,6 +499,6 @@ def to_dict(config: Any) -> dict[str, Any]:
             result[f.name] = to_dict(value)
         elif value is not None:
             result[f.name] = value
-        elif f.default is not None:
+        elif f.default is not None or f.name in PLANNED:
             result[f.name] = OFF
     return result

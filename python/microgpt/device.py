@@ -116,6 +116,11 @@ class Compute:
             return contextlib.nullcontext()
         return torch.autocast(self.device.type, getattr(torch, self.dtype))
 
+    def exact(self) -> contextlib.AbstractContextManager[Any]:
+        """Returns the context for measuring and answering: as `autocast`, but on a CPU, where low
+        precision is for the speed of training alone, in float32."""
+        return contextlib.nullcontext() if self.device.type == "cpu" else self.autocast()
+
     def tensor(self, array: NDArray[Any]) -> torch.Tensor:
         """Returns a copy of `array` on the device."""
         import torch

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import math
 import signal
@@ -265,7 +266,7 @@ def test_eval_refuses_what_it_cannot_measure(microgpt, folder):
     (folder / "one.txt").write_text("x")
     for arguments, sentence in (
         (["r", "one.txt"], "has 1 tokens"),
-        (["r", "missing.txt"], "cannot read missing.txt"),
+        (["r", "missing.txt"], "missing.txt: no such file"),
         (["nobody", "dataset.txt"], "no run 'nobody'"),
         (["r", "one.txt", "--exact-match"], "has no line with '='"),
         (["r", "one.txt", "--exact-match", "--after-pattern", "["], "is no regular expression"),
@@ -297,3 +298,26 @@ def test_text_without_answers_is_judged_as_a_whole(microgpt, folder):
     status, _, messages = microgpt("train", *SMALL, "--steps", "4")
     assert status == 0, messages
     assert RunFolder.newest(folder / "runs").read_config().data.answers_after is None
+
+
+@pytest.mark.parametrize("flag", ["--loss-after", "--answers-after"])
+def test_a_marker_that_the_text_does_not_hold_is_refused(microgpt, flag):
+    status, _, messages = microgpt("train", *SMALL, "--steps", "2", flag, "#")
+    assert status == 2
+    assert f"do not hold what {flag} names" in messages
+
+
+def test_a_file_is_measured_as_training_read_its_text(microgpt, folder):
+    (folder / "tales.txt").write_text("One day.<|endoftext|>One night.<|endoftext|>" * 40)
+    flags = ["--bpe", "--vocab-size", "280", "--valid-fraction", "0.5"]
+    assert microgpt("tokenize", "tales.txt", *flags, "--out", "tales")[0] == 0
+    shape = ["--n-layer", "1", "--n-head", "1", "--n-embd", "8", "--context", "16"]
+    assert microgpt("train", "tales", *shape, "--steps", "3", "--name", "r")[0] == 0
+    measured = {}
+    (folder / "tales.txt.gz").write_bytes(gzip.compress((folder / "tales.txt").read_bytes()))
+    (folder / "tales.jsonl").write_text('{"text": "One day."}\n{"text": "One night."}\n' * 40)
+    for name in ("tales.txt", "tales.txt.gz", "tales.jsonl"):
+        _, printed, _ = microgpt("eval", "r", name, "--json")
+        measured[name] = {**json.loads(printed), "data": ""}
+    assert measured["tales.txt"]["bytes"] == 40 * len("One day.One night.")
+    assert measured["tales.txt"] == measured["tales.txt.gz"] == measured["tales.jsonl"]

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,6 +18,7 @@ if TYPE_CHECKING:
     import numpy as np
 
     from microgpt.data.loader import Ids
+    from microgpt.data.shards import Dataset
     from microgpt.device import Compute
     from microgpt.model.gpt import GPT
     from microgpt.run_folder import RunFolder
@@ -110,13 +113,13 @@ def _loss(loaded: _Loaded, data: Path, side: str, stride: int | None) -> dict[st
         stride = max(1, context // 2)
     if not 1 <= stride <= context:
         raise UsageError(f"--stride is {stride}, but must lie in 1..{context}, the context")
-    ids, text_bytes = _ids(loaded, data, side)
-    if ids.tokens < 2:
-        raise DataError(f"{data} has {ids.tokens} tokens, but a loss takes at least 2")
     lines = line_rules(loaded.run.read_config().data, loaded.tokenizer).evaluation
-    measured = evaluate(
-        loaded.model, ids, text_bytes, context, loaded.compute, stride=stride, lines=lines
-    )
+    with _text(loaded, data, side) as (ids, text_bytes):
+        if ids.tokens < 2:
+            raise DataError(f"{data} has {ids.tokens} tokens, but a loss takes at least 2")
+        measured = evaluate(
+            loaded.model, ids, text_bytes, context, loaded.compute, stride=stride, lines=lines
+        )
     return {
         "loss": measured.loss,
         "perplexity": measured.perplexity,
@@ -127,24 +130,38 @@ def _loss(loaded: _Loaded, data: Path, side: str, stride: int | None) -> dict[st
     }
 
 
-def _ids(loaded: _Loaded, data: Path, side: str) -> tuple[Ids, int]:
-    """Returns the ids of a dataset's side, or of a text file, and the bytes they stand for."""
-    from microgpt.data.loader import ArrayIds
+@contextmanager
+def _text(loaded: _Loaded, data: Path, side: str) -> Iterator[tuple[Ids, int]]:
+    """Gives the ids of a dataset's side, or of files read as the run's own text was, and the bytes
+    they stand for."""
+    from microgpt.data.prepare import read_whole
     from microgpt.data.shards import MANIFEST_FILE, Dataset
 
-    if (data / MANIFEST_FILE).is_file():
-        dataset = Dataset.open(data)
-        theirs = dataset.manifest.tokenizer.fingerprint
-        if theirs != loaded.tokenizer.fingerprint:
-            raise DataError(
-                f"{data} was made with another tokenizer than run {loaded.run.name!r}: give the "
-                "text itself"
-            )
-        if side == "train":
-            return dataset.train, dataset.manifest.train.text_bytes
-        return dataset.valid, dataset.manifest.valid.text_bytes
-    text = _read(data)
-    return ArrayIds(_encoded(loaded.tokenizer, text)), len(text)
+    if not (data / MANIFEST_FILE).is_file():
+        with read_whole(str(data), loaded.tokenizer, _own_dataset(loaded.run)) as whole:
+            yield whole.train, whole.manifest.train.text_bytes
+        return
+    dataset = Dataset.open(data)
+    if dataset.manifest.tokenizer.fingerprint != loaded.tokenizer.fingerprint:
+        raise DataError(
+            f"{data} was made with another tokenizer than run {loaded.run.name!r}: give the text "
+            "itself"
+        )
+    if side == "train":
+        yield dataset.train, dataset.manifest.train.text_bytes
+    else:
+        yield dataset.valid, dataset.manifest.valid.text_bytes
+
+
+def _own_dataset(run: RunFolder) -> Dataset | None:
+    """Returns the dataset that the run learnt from; None where it is no longer there."""
+    from microgpt.data.shards import Dataset
+
+    folder = run.read_config().data.dataset
+    try:
+        return None if folder is None else Dataset.open(Path(folder))
+    except DataError:
+        return None
 
 
 def _read(path: Path) -> bytes:
@@ -199,8 +216,8 @@ def _exact(loaded: _Loaded, data: Path, options: dict[str, Any]) -> dict[str, An
         errors.append(
             {
                 "prompt": text.asked.decode(errors="replace"),
-                "answer": text.answer.decode(errors="replace"),
-                "got": loaded.tokenizer.decode_bytes(got).decode(errors="replace"),
+                "answer": _shown(text.answer),
+                "got": _shown(loaded.tokenizer.decode_bytes(got)),
             }
         )
     result = {"correct": sum(right), "lines": len(right), "share": sum(right) / len(right),
@@ -211,6 +228,10 @@ def _exact(loaded: _Loaded, data: Path, options: dict[str, Any]) -> dict[str, An
             mark: {"correct": correct, "lines": lines} for mark, (correct, lines) in marks.items()
         }
     return result
+
+
+def _shown(answer: bytes) -> str:
+    return answer.decode(errors="replace").removesuffix("\n")
 
 
 def _as_text(result: dict[str, Any]) -> str:

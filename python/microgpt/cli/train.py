@@ -285,7 +285,7 @@ def _final_rate(given: Mapping[str, Any], text: str) -> dict[str, Any]:
 def _begin(path: str, options: Mapping[str, Any], log: Path | None, ranks: Ranks | None) -> None:
     given = _given(options)
     dataset = _dataset(path, options)
-    from microgpt.data.lines import line_rules
+    from microgpt.data.lines import line_rules, require_marked
     from microgpt.model.sizes import parameter_count
     from microgpt.run_folder import RUNS, RunFolder
     from microgpt.text.tokenizer import Tokenizer
@@ -302,6 +302,7 @@ def _begin(path: str, options: Mapping[str, Any], log: Path | None, ranks: Ranks
     data = replace(config.data, path=path, dataset=str(dataset.folder))
     config = replace(config, data=data)
     rules = line_rules(config.data, tokenizer)
+    require_marked(rules, dataset.train)
     size = f"{parameter_count(config.model) / 1e6:.2g}M"
     run = RunFolder.create(RUNS, options["name"], stem=f"{_stem(path)}-{size}")
     with run.lock():

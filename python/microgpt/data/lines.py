@@ -8,9 +8,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from microgpt.config import DataConfig
-from microgpt.data.loader import LineRules
+from microgpt.data.loader import Ids, LineRules
 from microgpt.errors import UsageError
 from microgpt.text.tokenizer import Tokenizer
+
+MARKER_SAMPLE_TOKENS = 1 << 20
+"""A marker must occur among so many tokens at the text's beginning."""
 
 
 @dataclass(frozen=True)
@@ -44,6 +47,21 @@ def line_rules(data: DataConfig, tokenizer: Tokenizer) -> Rules:
     learned = _holding(tokens, data.loss_after, "--loss-after")
     answers = _holding(tokens, data.answers_after, "--answers-after")
     return Rules(rules(learned), rules(None), None if answers is None else rules(answers))
+
+
+def require_marked(rules: Rules, split: Ids) -> None:
+    """Does nothing where the beginning of the text holds the markers.
+
+    Raises:
+        UsageError: it does not, so nothing would be learnt, or judged.
+    """
+    ids = split.read(0, min(split.tokens, MARKER_SAMPLE_TOKENS))
+    for flag, found in (("--loss-after", rules.training), ("--answers-after", rules.answers)):
+        if found is not None and found.marks is not None and not found.marks[ids].any():
+            raise UsageError(
+                f"the first {len(ids):,} tokens of the text do not hold what {flag} names: give a "
+                "marker that lines have, or leave it out"
+            )
 
 
 def _holding(tokens: list[bytes], marker: str | None, flag: str) -> NDArray[np.bool_] | None:

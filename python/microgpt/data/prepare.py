@@ -309,6 +309,22 @@ def find_or_make(path: str, options: Mapping[str, Any]) -> Dataset:
         return _written(tokenizer, source, folder, SHARD_TOKENS, None, bar.core)
 
 
+@contextlib.contextmanager
+def read_whole(path: str, tokenizer: Tokenizer, like: Dataset | None) -> Iterator[Dataset]:
+    """Gives all of an input as the training side of a dataset, which is gone afterwards. Documents
+    are found and divided as they were for `like`, or by the defaults.
+
+    Raises:
+        UsageError, DataError, OSError: the input cannot be read.
+    """
+    source = Source(inputs=(path,))
+    if like is not None:
+        source = _read_like(like, source)
+    with _kept_standard_input(source) as source, tempfile.TemporaryDirectory() as temporary:
+        source, folder = replace(source, valid_fraction=0.0), Path(temporary) / "dataset"
+        yield _written(tokenizer, source, folder, SHARD_TOKENS, None, None)
+
+
 def name_for(path: str) -> str:
     """Returns the dataset's name for an input: its file's name up to the first dot."""
     if path == STANDARD_INPUT:

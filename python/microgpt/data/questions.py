@@ -17,6 +17,7 @@ class TextQuestion:
     """The lines above it that are asked along, each with its line end."""
     asked: bytes
     answer: bytes
+    """With its line end, where the line has one."""
     mark: str
     """The text that the mark was found as."""
 
@@ -40,17 +41,18 @@ def mark_pattern(text: str | None, pattern: str | None) -> re.Pattern[bytes]:
 
 def questions_of(text: bytes, mark: re.Pattern[bytes], lines_before: int) -> list[TextQuestion]:
     """Returns a question for each line that holds the mark, which ends at the mark's first place,
-    behind up to `lines_before` of the lines above."""
-    lines = text.splitlines()
+    behind up to `lines_before` of the lines above. Its line end is part of an answer, which else
+    would be right however it went on; a line of which nothing is left asks nothing."""
+    lines = text.splitlines(keepends=True)
     questions: list[TextQuestion] = []
     for place, line in enumerate(lines):
         found = mark.search(line)
-        if found is None:
+        if found is None or not line[found.end() :].strip(b"\r\n"):
             continue
         above = lines[max(0, place - lines_before) : place]
         questions.append(
             TextQuestion(
-                before=b"".join(before + b"\n" for before in above),
+                before=b"".join(above),
                 asked=line[: found.end()],
                 answer=line[found.end() :],
                 mark=found.group().decode(errors="replace"),

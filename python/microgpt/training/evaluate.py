@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Iterator
-from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -82,9 +81,7 @@ def evaluate(
     count = 0
     was_training = model.training
     model.eval()
-    # On a CPU low precision is for training's speed alone.
-    precision = nullcontext() if compute.device.type == "cpu" else compute.autocast()
-    with torch.inference_mode(), precision:
+    with torch.inference_mode(), compute.exact():
         rows = rows or evaluation_rows(context)
         batches = _batches(split, context, stride or context, rows, max_tokens, lines)
         for turn in iter(lambda: list(itertools.islice(batches, ranks.data_world)), []):

@@ -58,7 +58,7 @@ def _hits(model: GPT, questions: Sequence[Question], compute: Compute) -> list[b
         inputs[row, : len(ids) - 1] = ids[:-1]
         asked = min(len(question.answer), len(ids) - 1)
         goals[row, len(ids) - 1 - asked : len(ids) - 1] = ids[len(ids) - asked :]
-    with torch.inference_mode(), compute.autocast():
+    with torch.inference_mode(), compute.exact():
         likeliest = model(compute.tensor(inputs)).argmax(-1).cpu().numpy()
     return ((likeliest == goals) | (goals == IGNORED)).all(axis=1).tolist()
 
@@ -68,7 +68,7 @@ def greedy(model: GPT, prompt: Sequence[int], length: int, compute: Compute) -> 
     ids = list(prompt)
     was_training = model.training
     model.eval()
-    with torch.inference_mode(), compute.autocast():
+    with torch.inference_mode(), compute.exact():
         for _ in range(length):
             window = np.array([ids[-model.config.context :]], np.int64)
             ids.append(int(model(compute.tensor(window))[0, -1].argmax()))

@@ -45,6 +45,8 @@ BATCH_SCALE = 7.0
 BATCH_TOKENS = {"cpu": (256, 8192), "mps": (2048, 32_768), "cuda": (8192, 262_144)}
 FULL_RATE_TOKENS = 2048
 """Batches of fewer tokens take a lower rate of Muon, by the square root of what they have of it."""
+LEAST_RATE = 0.5
+"""The share of the rate that the smallest batches take; less was not measured."""
 CONTEXTS = ((300_000_000, 1024), (30_000_000, 512), (2_000_000, 256), (300_000, 128), (0, 64))
 """Context for so many tokens of text, at least: more text has more to say about long reach."""
 MAX_CONTEXT = {"cpu": 256, "mps": 512, "cuda": 1024}
@@ -192,14 +194,17 @@ def _with_rate(config: RunConfig, given: Given) -> RunConfig:
     tokens = config.training.batch_rows * config.model.context
     if "muon_lr" in given.get("optimizer", {}) or tokens >= FULL_RATE_TOKENS:
         return config
-    rate = float(f"{config.optimizer.muon_lr * math.sqrt(tokens / FULL_RATE_TOKENS):.2g}")
+    share = max(LEAST_RATE, math.sqrt(tokens / FULL_RATE_TOKENS))
+    rate = float(f"{config.optimizer.muon_lr * share:.2g}")
     return replace(config, optimizer=replace(config.optimizer, muon_lr=rate))
 
 
 def _with_answers(config: RunConfig, given: Given, facts: Facts) -> tuple[RunConfig, list[str]]:
     """Decides what is open where lines have answers."""
     data, remarks = config.data, []
-    marker = data.answers_after or facts.answers_after
+    marker = data.answers_after
+    if "answers_after" not in given.get("data", {}):
+        marker = facts.answers_after
     if marker is None:
         return config, []
     if data.answers_after is None:

@@ -387,7 +387,9 @@ class Trainer:
             row["perplexity"] = measured.perplexity
             row["bits_per_byte"] = measured.bits_per_byte
             if self.answers is not None:
-                row["valid_answer_loss"] = judged = self._measured(self.answers).loss
+                answers = self._measured(self.answers)
+                if answers.tokens:  # else all text must do
+                    row["valid_answer_loss"] = judged = answers.loss
         if position.best_loss is None or judged < position.best_loss:
             position.best_step, position.best_loss = position.step, judged
             position.evaluations_without_gain = 0

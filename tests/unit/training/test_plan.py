@@ -2,7 +2,7 @@
 
 import pytest
 
-from microgpt.config import RunConfig
+from microgpt.config import RunConfig, to_dict
 from microgpt.errors import DataError, UsageError
 from microgpt.model.sizes import parameter_count, training_memory
 from microgpt.training.plan import Facts, Machine, describe, plan_budget, plan_shape
@@ -63,6 +63,15 @@ def test_lines_with_answers_are_aligned_and_judged_by_answers_unless_told_otherw
     assert len(remarks) == 3
     config, _ = plan_shape({"data": {"align": None, "answers_after": "+"}}, facts, LAPTOP)
     assert (config.data.align, config.data.answers_after) == (None, "+")
+    config, _ = plan_shape({"data": {"answers_after": None}}, facts, LAPTOP)
+    assert (config.data.align, config.data.answers_after) == (None, None)
+
+
+def test_what_was_planned_is_planned_again_from_its_own_settings():
+    facts = Facts(50_000, 5_000, 256, answers_after="=")
+    first, _ = plan_shape({"data": {"align": None}}, facts, LAPTOP)
+    again, _ = plan_shape(to_dict(first), facts, LAPTOP)
+    assert again == first
 
 
 def test_what_was_given_is_kept():
