@@ -159,21 +159,30 @@ def _fused_bytes_per_token(config: ModelConfig, low: int) -> int:
     return config.n_layer * block + once
 
 
-def shape_for(parameters: int, vocab_size: int, config: ModelConfig | None = None) -> ModelConfig:
+def shape_for(
+    parameters: int,
+    vocab_size: int,
+    config: ModelConfig | None = None,
+    tied_head: bool | None = None,
+) -> ModelConfig:
     """Returns `config` with the layers, heads and width that come nearest to `parameters`.
 
     The count comes within 5 % where the steps of width and depth allow it, else within 10. Heads
-    are about 16 wide below 128 channels, 32 below 256, 64 below 1,024, then 128. The head is tied
-    where embedding and head would otherwise hold more than 30 % of the parameters.
+    are about 16 wide below 128 channels, 32 below 256, 64 below 1,024, then 128; key/value heads
+    that `config` names stay as many. Where `tied_head` is None, the head is tied where embedding
+    and head would otherwise hold more than 30 % of the parameters.
 
     Raises:
         UsageError: no shape comes near, mostly because the vocabulary alone asks for more.
     """
     base = dataclasses.replace(config or ModelConfig(), vocab_size=vocab_size)
+    widths = [width for width in _widths() if _head_counts(width, base.n_kv_head)]
+    if not widths:
+        raise UsageError(f"no shape has {base.n_kv_head} key/value heads: ask for fewer")
     best: tuple[float, ModelConfig] | None = None
-    for width in _widths():
+    for width in widths:
         for layers in range(1, 129):
-            shape = _shaped(base, width, layers)
+            shape = _shaped(base, width, layers, tied_head)
             count = parameter_count(shape)
             miss = abs(math.log(count / parameters))
             cost = 4 * miss + 100 * max(0.0, miss - 0.05) + abs(_depth_error(width, layers))
@@ -184,7 +193,7 @@ def shape_for(parameters: int, vocab_size: int, config: ModelConfig | None = Non
     assert best is not None
     count = parameter_count(best[1])
     if abs(count / parameters - 1) > 0.1:
-        smallest = parameter_count(_shaped(base, _widths()[0], 1))
+        smallest = parameter_count(_shaped(base, widths[0], 1, tied_head))
         raise UsageError(
             f"no shape with {vocab_size:,} ids comes near {parameters:,} parameters "
             f"(the smallest has {smallest:,}): ask for more, or for a smaller vocabulary"
@@ -198,17 +207,18 @@ def _widths() -> list[int]:
     return [*narrow, *range(256, 1024, 64), *range(1024, 16_384, 128)]
 
 
-def _shaped(base: ModelConfig, width: int, layers: int) -> ModelConfig:
-    """Returns `base` at this size, tied where untied embeddings would weigh too much."""
+def _shaped(base: ModelConfig, width: int, layers: int, tied_head: bool | None) -> ModelConfig:
+    """Returns `base` at this size; None: tied where untied embeddings would weigh too much."""
     shape = dataclasses.replace(
         base,
         n_embd=width,
         n_layer=layers,
-        n_head=_heads(width),
-        n_kv_head=None,
+        n_head=_heads(width, base.n_kv_head),
         n_hidden=base.n_hidden or _hidden(base, width),
-        tied_head=False,
+        tied_head=bool(tied_head),
     )
+    if tied_head is not None:
+        return shape
     share = 2 * width * base.vocab_size / parameter_count(shape)
     return dataclasses.replace(shape, tied_head=True) if share > TIE_ABOVE else shape
 
@@ -219,12 +229,17 @@ def _hidden(base: ModelConfig, width: int) -> int | None:
     return 8 * round(width / 3) if base.feed_forward == "swiglu" else None
 
 
-def _heads(width: int) -> int:
-    """Returns the number of heads that makes them, of even width, come nearest to what suits."""
+def _head_counts(width: int, kv_heads: int | None) -> list[int]:
+    """Returns the numbers of heads, of even width, that share out so many key/value heads."""
+    counts = range(kv_heads or 1, width // 2 + 1, kv_heads or 1)
+    return [n for n in counts if width % n == 0 and width // n % 2 == 0]
+
+
+def _heads(width: int, kv_heads: int | None) -> int:
+    """Returns the number of heads that makes their width come nearest to what suits."""
     steps = ((1024, 128), (256, 64), (128, 32), (0, 16))
     wanted = next(head for least, head in steps if width >= least)
-    heads = [n for n in range(1, width // 2 + 1) if width % n == 0 and width // n % 2 == 0]
-    return min(heads, key=lambda n: abs(math.log(width / n / wanted)))
+    return min(_head_counts(width, kv_heads), key=lambda n: abs(math.log(width / n / wanted)))
 
 
 def _depth_error(width: int, layers: int) -> float:

@@ -39,6 +39,10 @@ whose ratio is 20, but small models are trained for use rather than for the leas
 PARAMETERS_PER_TOKEN = 2.1
 """Most parameters for each token of training text."""
 PARAMETERS = (30_000, 1_000_000_000)
+MOST_PARAMETERS = 10**14
+"""Where a vocabulary or a setting asks for more than that, there is no plan."""
+SIZE = ("n_layer", "n_head", "n_embd")
+"""Settings that decide the size of a model; where none is given, it is planned."""
 BATCH_GROWTH = 0.38
 """The best batch grows as the tokens of the run to this power."""
 BATCH_SCALE = 7.0
@@ -103,20 +107,42 @@ def plan_shape(
             f"the training set has {facts.train_tokens} tokens, but predicting one from another "
             "takes at least 2: give more text"
         )
-    config = updated(RunConfig(), dict(given), "settings")
+    config = settings(given, parameters)
     config, remarks = _with_context(config, given, facts, machine)
-    named = [k for k in ("n_layer", "n_head", "n_embd") if k in given.get("model", {})]
     model = replace(config.model, vocab_size=facts.vocab_size)
-    if parameters is not None and named:
-        raise UsageError(
-            f"the model's size is given twice, by --params and by {', '.join(named)}: give one"
-        )
-    if not named:
-        model = _shape(model, config.training, facts, machine, parameters)
+    if not _named_sizes(given):
+        tied_head = given.get("model", {}).get("tied_head")
+        model = _shape(model, config.training, facts, machine, parameters, tied_head)
     config = _with_batch(replace(config, model=model), facts, machine)
     config = _with_rate(config, given)
     config, answers = _with_answers(config, given, facts)
     return _with_passes(config, given, facts, machine), remarks + answers
+
+
+def settings(given: Given, parameters: int | None = None) -> RunConfig:
+    """Returns the configuration that `plan_shape` begins with, which needs no data to be judged.
+
+    Raises:
+        UsageError: an unknown setting, a value that cannot be, or settings that contradict one
+            another.
+    """
+    named = _named_sizes(given)
+    if parameters is not None and named:
+        raise UsageError(
+            f"the model's size is given twice, by --params and by {', '.join(named)}: give one"
+        )
+    if parameters is not None and parameters < 1:
+        raise UsageError(f"--params is {parameters}, but must be at least 1")
+    base = RunConfig()
+    kv_heads = given.get("model", {}).get("n_kv_head")
+    if not named and isinstance(kv_heads, int) and kv_heads > 0:
+        # The heads, which are planned, will be a multiple of these.
+        base = replace(base, model=replace(base.model, n_head=kv_heads, n_embd=2 * kv_heads))
+    return updated(base, dict(given), "settings")
+
+
+def _named_sizes(given: Given) -> list[str]:
+    return [key for key in SIZE if key in given.get("model", {})]
 
 
 def _with_context(
@@ -146,10 +172,11 @@ def _shape(
     facts: Facts,
     machine: Machine,
     parameters: int | None,
+    tied_head: bool | None,
 ) -> ModelConfig:
     """Chooses layers, heads and width."""
     if parameters is not None:
-        return shape_for(parameters, facts.vocab_size, model)
+        return shape_for(parameters, facts.vocab_size, model, tied_head)
     minutes = training.minutes or DEFAULT_MINUTES[machine.device]
     flops = _sustained_flops(machine) * 60 * minutes
     affordable = math.sqrt(flops / (6 * TOKENS_PER_PARAMETER))
@@ -157,8 +184,10 @@ def _shape(
     wanted = min(max(wanted, PARAMETERS[0]), PARAMETERS[1])
     while True:  # a large vocabulary may ask for more than that by itself
         try:
-            return shape_for(int(wanted), facts.vocab_size, model)
+            return shape_for(int(wanted), facts.vocab_size, model, tied_head)
         except UsageError:
+            if wanted > MOST_PARAMETERS:
+                raise
             wanted *= 1.25
 
 

@@ -86,6 +86,18 @@ def test_what_was_given_is_kept():
     assert (config.training.batch_rows, config.training.micro_batch_rows) == (6, 2)
     assert (config.training.steps, config.training.evaluate_every) == (77, 5)
     assert (config.schedule.warmup_steps, config.schedule.decay_steps) == (7, 11)
+    for tied in (True, False):
+        for kv, parameters in ((1, None), (3, 2_000_000), (8, 5_000_000)):
+            given = {"model": {"n_kv_head": kv, "tied_head": tied}}
+            config = planned(given, Facts(10**6, 100, 4096), parameters=parameters)
+            assert (config.model.n_kv_head, config.model.tied_head) == (kv, tied)
+            if parameters is not None:
+                assert parameter_count(config.model) == pytest.approx(parameters, rel=0.1)
+
+
+def test_key_value_heads_beyond_any_shape_are_refused():
+    with pytest.raises(UsageError, match="no shape has 100000 key/value heads"):
+        planned({"model": {"n_kv_head": 100_000}}, Facts(10**6, 100, 256))
 
 
 @pytest.mark.parametrize(
