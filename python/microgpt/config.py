@@ -12,7 +12,7 @@ import difflib
 import tomllib
 import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -21,6 +21,11 @@ from microgpt.errors import UsageError
 
 OFF = "off"
 """How a file or a flag writes None for a setting whose default is not None."""
+
+BUDGETS = ("steps", "epochs", "tokens", "minutes")
+"""Settings of `[training]`, of which a run has one."""
+SIZES = ("n_layer", "n_head", "n_embd")
+"""Settings of `[model]` that decide its size; where none is given, it is planned."""
 
 Position = Literal["rope", "learned", "sinusoidal", "none"]
 Norm = Literal["rmsnorm", "layernorm", "none"]
@@ -296,9 +301,7 @@ class TrainingConfig:
         for name in ("rollbacks", "disk_minutes"):
             value = getattr(self, name)
             _require(value >= 0, f"{name} is {value}, but must not be negative")
-        named = [
-            n for n in ("steps", "epochs", "tokens", "minutes") if getattr(self, n) is not None
-        ]
+        named = [n for n in BUDGETS if getattr(self, n) is not None]
         _require(
             len(named) <= 1,
             f"the budget is given twice, as {' and '.join(named)}: give one of them",
@@ -466,6 +469,24 @@ def merged(*changes: Mapping[str, Any]) -> dict[str, Any]:
             else:
                 result[key] = merged(value) if isinstance(value, Mapping) else value
     return result
+
+
+def overlaid(*layers: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns nested mappings as one, like `merged`; but a layer that names a budget takes the
+    place of whatever budget the layers before it name."""
+    result: dict[str, Any] = {}
+    for layer in layers:
+        training = layer.get("training", {})
+        if any(training.get(name) not in (None, OFF) for name in BUDGETS):
+            result = without(result, "training", BUDGETS)
+        result = merged(result, layer)
+    return result
+
+
+def without(given: Mapping[str, Any], part: str, names: Collection[str]) -> dict[str, Any]:
+    """Returns the nested mapping less these settings of the table `part`."""
+    table = {key: value for key, value in given.get(part, {}).items() if key not in names}
+    return {**given, part: table}
 
 
 def read_toml(path: Path) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from microgpt import cli
+from microgpt.model.sizes import parameter_count
 from microgpt.run_folder import RunFolder
 
 pytest.importorskip("torch")
@@ -127,6 +128,27 @@ def test_a_preset_a_file_and_flags_override_one_another_in_order(microgpt, folde
     assert config.optimizer.clip is None
     assert config.schedule.final == pytest.approx(0.1)
     assert (config.training.seed, config.data.seed) == (7, 7)
+
+
+def test_flags_replace_the_budget_and_the_size_of_a_preset_and_a_file(microgpt, folder):
+    common = ["--context", "16", "--batch-rows", "4", "--threads", "1", "--device", "cpu"]
+    status, _, messages = microgpt(
+        "train", *common, "--preset", "gpt2-tied", "--params", "50k", "--tokens", "128",
+        "--name", "a",
+    )  # fmt: skip
+    assert status == 0, messages
+    first = RunFolder(folder / "runs" / "a").read_config()
+    assert parameter_count(first.model) == pytest.approx(50_000, rel=0.1)
+    assert (first.model.tied_head, first.model.hidden_width) == (True, 4 * first.model.n_embd)
+    assert first.training.steps == 2
+    status, _, messages = microgpt(
+        "train", "--config", "runs/a/config.toml", "--params", "100k", "--epochs", "0.05",
+        "--name", "b",
+    )  # fmt: skip
+    assert status == 0, messages
+    second = RunFolder(folder / "runs" / "b").read_config()
+    assert parameter_count(second.model) == pytest.approx(100_000, rel=0.1)
+    assert second.training.steps not in (None, 2)
 
 
 def test_ctrl_c_writes_a_checkpoint_and_resume_ends_like_an_unbroken_run(

@@ -6,7 +6,7 @@ import typing
 import pytest
 
 from microgpt import config
-from microgpt.config import ModelConfig, RunConfig, from_text, merged, to_dict, updated
+from microgpt.config import ModelConfig, RunConfig, from_text, merged, overlaid, to_dict, updated
 from microgpt.errors import UsageError
 
 
@@ -75,6 +75,16 @@ def test_later_settings_win_and_leave_the_others():
         "training": {"steps": 5},
     }
     assert first["model"]["n_layer"] == 2
+
+
+def test_a_later_budget_takes_the_place_of_an_earlier_one():
+    file = {"training": {"steps": 500, "batch_rows": 8}}
+    assert overlaid(file, {"training": {"minutes": 10.0}}) == {
+        "training": {"batch_rows": 8, "minutes": 10.0}
+    }
+    for later in ({"training": {"epochs": None}}, {"model": {"n_layer": 3}}, {}):
+        assert overlaid(file, later)["training"]["steps"] == 500
+    assert file["training"]["steps"] == 500
 
 
 def test_an_unknown_key_in_a_file_names_the_nearest():

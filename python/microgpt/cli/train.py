@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from microgpt.cli import require_training
-from microgpt.config import OFF, from_text, merged, read_toml
+from microgpt.config import OFF, SIZES, from_text, merged, overlaid, read_toml, without
 from microgpt.errors import CheckpointError, TrainingError, UsageError
 
 if TYPE_CHECKING:
@@ -231,29 +231,39 @@ def _given(options: Mapping[str, Any]) -> dict[str, Any]:
     """Returns what preset, file and flags set, nested, the later over the earlier."""
     from microgpt.presets import preset
 
-    layers: list[Mapping[str, Any]] = []
-    if options["preset"]:
-        layers.append(preset(options["preset"]))
-    if options["config_file"]:
-        layers.append(read_toml(Path(options["config_file"])))
+    earlier = overlaid(
+        preset(options["preset"]) if options["preset"] else {},
+        _file(Path(options["config_file"])) if options["config_file"] else {},
+    )
+    if options["parameters"] is not None:
+        earlier = without(earlier, "model", (*SIZES, "n_hidden"))
+    flags: list[Mapping[str, Any]] = []
     for flag, key, _ in SETTINGS:
         if (text := options[_parameter(key)]) is not None:
-            layers.append(_setting(key, text, flag))
+            flags.append(_setting(key, text, flag))
     if options["seed"] is not None:
-        layers += [
+        flags += [
             _setting(f"{part}.seed", options["seed"], "--seed") for part in ("data", "training")
         ]
     if options["compiled"]:
-        layers.append({"training": {"compile": True}})
+        flags.append({"training": {"compile": True}})
     for text in options["sets"]:
         key, equals, value = text.partition("=")
         if not equals:
             raise UsageError(f"--set {text}: give KEY=VALUE, such as --set model.rope_theta=5000")
-        layers.append(_setting(key, value, "--set"))
-    given = merged(*layers)
+        flags.append(_setting(key, value, "--set"))
+    given = overlaid(earlier, merged(*flags))
     if options["min_lr"] is not None:
         given = merged(given, _final_rate(given, options["min_lr"]))
     return given
+
+
+def _file(path: Path) -> dict[str, Any]:
+    tables = read_toml(path)
+    for key, value in tables.items():
+        if not isinstance(value, dict):
+            raise UsageError(f"{path}: {key!r} must be a table of settings, not {value!r}")
+    return tables
 
 
 def _setting(key: str, text: str, flag: str) -> dict[str, Any]:
@@ -267,9 +277,9 @@ def _setting(key: str, text: str, flag: str) -> dict[str, Any]:
 
 def _final_rate(given: Mapping[str, Any], text: str) -> dict[str, Any]:
     """Turns --min-lr, a rate, into the schedule's share of the peak."""
-    from microgpt.config import OptimizerConfig
+    from microgpt.config import OptimizerConfig, updated
 
-    peak = given.get("optimizer", {}).get("lr", OptimizerConfig().lr)
+    peak = updated(OptimizerConfig(), given.get("optimizer", {}), "settings, [optimizer]").lr
     try:
         share = float(text) / peak
     except ValueError as error:

@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from microgpt.config import ModelConfig, RunConfig, TrainingConfig, updated
+from microgpt.config import SIZES, ModelConfig, RunConfig, TrainingConfig, updated
 from microgpt.device import has_fast_bfloat16
 from microgpt.errors import DataError, UsageError
 from microgpt.model.fused import fits
@@ -41,8 +41,6 @@ PARAMETERS_PER_TOKEN = 2.1
 PARAMETERS = (30_000, 1_000_000_000)
 MOST_PARAMETERS = 10**14
 """Where a vocabulary or a setting asks for more than that, there is no plan."""
-SIZE = ("n_layer", "n_head", "n_embd")
-"""Settings that decide the size of a model; where none is given, it is planned."""
 BATCH_GROWTH = 0.38
 """The best batch grows as the tokens of the run to this power."""
 BATCH_SCALE = 7.0
@@ -142,7 +140,7 @@ def settings(given: Given, parameters: int | None = None) -> RunConfig:
 
 
 def _named_sizes(given: Given) -> list[str]:
-    return [key for key in SIZE if key in given.get("model", {})]
+    return [key for key in SIZES if key in given.get("model", {})]
 
 
 def _with_context(
