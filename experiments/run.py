@@ -17,6 +17,7 @@ import argparse
 import json
 import lzma
 import os
+import re
 import subprocess
 import sys
 import tomllib
@@ -73,13 +74,15 @@ class Source:
         if not path.exists():
             whole = self._whole(recipe)
             first, last = recipe.get("part", [0.0, 1.0])
-            path.write_bytes(whole[int(first * len(whole)) : int(last * len(whole))])
+            made = path.with_suffix(".made")  # a broken-off one is not taken for the text
+            made.write_bytes(whole[int(first * len(whole)) : int(last * len(whole))])
+            made.replace(path)
         return path.name
 
     def dataset(self, text: str, flags: str) -> str:
         """Returns the name of the dataset folder made of a text, made where it is missing."""
-        name = "datasets/" + "".join(c if c.isalnum() else "-" for c in flags).strip("-")
-        if not (self.folder / name).exists():
+        name = "datasets/" + re.sub(r"[^\w.]+", "-", Path(text).stem + flags.format(data=""))
+        if not (self.folder / name / "manifest.json").exists():
             given = flags.format(data=self.data.resolve()).split()
             microgpt(self.folder, "tokenize", text, *given, "--out", name)
         return name
@@ -103,12 +106,13 @@ def train(
 ) -> None:
     """Trains the run, or goes on with it, or leaves it where it is finished."""
     folder = source.folder
-    record = folder / "runs" / run / "run.json"
+    record, config = folder / "runs" / run / "run.json", folder / f"{run}.toml"
     if record.exists():
+        if config.read_text() != as_toml(settings):
+            sys.exit(f"{record.parent} is of other settings than the experiment has now: remove it")
         if json.loads(record.read_text())["status"] != "finished":
             microgpt(folder, "train", "--resume", run, "--log", log)
         return
-    config = folder / f"{run}.toml"
     config.write_text(as_toml(settings))
     corpus = source.text("corpus", experiment["corpus"])
     if "tokenize" in experiment:
