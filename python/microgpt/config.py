@@ -261,7 +261,8 @@ class TrainingConfig:
     evaluate_every: int | None = None
     """Steps between evaluations; None: about 20 in a run."""
     evaluate_tokens: int | None = None
-    """At most this many validation tokens in each evaluation; None: eight batches' worth."""
+    """At most this many validation tokens in each evaluation; None: eight batches' worth, at
+    least 16,384."""
     checkpoint_minutes: float = 5.0
     """A checkpoint is written at each evaluation, and when this long has passed since the last."""
     patience: int | None = None

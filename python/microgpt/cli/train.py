@@ -111,7 +111,7 @@ def _parameter(key: str) -> str:
     is_flag=False,
     flag_value="",
     metavar="[RUN]",
-    help="Go on with a run, the last one if none is named.",
+    help="Go on with a run; the last one that is not finished, if none is named.",
 )
 @click.option(
     "--processes", type=click.IntRange(1), help="Processes of this machine to share each batch."
