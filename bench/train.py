@@ -6,11 +6,11 @@
 PATH is a checkout of github.com/karpathy/nanoGPT. Both train on the same random bytes, on the CPU
 with the same number of threads, in turns: nanoGPT in float32, as it always does there, eager or
 with `--compiled`; ours is the default recipe (Muon, QK-norm, SwiGLU, data loading and the step's
-checks included, writing its metrics not), with matrix products in each `--dtype`. A step's time is the median over all rounds, its
-CPU time the median of the rounds' means. `share` is the model's operations in a step (6 a weight
-and token, and attention without the saving of causality) over what one large float32 product does
-in that CPU time. With `--compiled` the ratios are those of a run of 2,000 steps, with what
-compiling takes counted.
+checks included, writing its metrics not), with matrix products in each `--dtype`. A step's time is
+the median over all rounds, its CPU time the median of the rounds' means. `share` is the model's
+operations in a step (6 a weight and token, and attention without the saving of causality) over what
+one large float32 product does in that CPU time. With `--compiled` the ratios are those of a run of
+2,000 steps, with what compiling takes counted.
 Prints Markdown for `bench/results/`.
 """
 

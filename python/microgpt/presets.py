@@ -103,8 +103,8 @@ PRESETS: dict[str, dict[str, Any]] = {
         "schedule": {"shape": "cosine", "final": 0.1},
         "training": {"batch_rows": 32},
     },
-    # The family of the speed records, which leaves no way to standard formats. Where it was measured
-    # here, below a million parameters, the default learns faster (docs/training.md).
+    # The family of the speed records, which leaves no way to standard formats. Below a million
+    # parameters, where both were measured here, the default learns faster (docs/training.md).
     "nano": {
         "model": {
             "norm_gain": False,
