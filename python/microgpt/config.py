@@ -275,6 +275,9 @@ class TrainingConfig:
     tf32: bool = True
     """Whether float32 products on CUDA may use TF32."""
     compile: bool = False
+    recompute_activations: bool = False
+    """Blocks keep only what they read, and are computed again in the backward pass: less memory,
+    about a third more time."""
     threads: int | None = None
     """Threads of one CPU process; None: chosen."""
     adapt_threads: bool = False
@@ -313,6 +316,11 @@ class TrainingConfig:
                 f"batch_rows = {self.batch_rows} does not divide by "
                 f"micro_batch_rows = {self.micro_batch_rows}",
             )
+
+    @property
+    def needs_autograd(self) -> bool:
+        """Whether it asks for what only torch's own backward pass has."""
+        return self.compile or self.recompute_activations
 
 
 @dataclass(frozen=True)

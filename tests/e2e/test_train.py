@@ -343,3 +343,13 @@ def test_a_file_is_measured_as_training_read_its_text(microgpt, folder):
         measured[name] = {**json.loads(printed), "data": ""}
     assert measured["tales.txt"]["bytes"] == 40 * len("One day.One night.")
     assert measured["tales.txt"] == measured["tales.txt.gz"] == measured["tales.jsonl"]
+
+
+def test_recomputed_activations_train_the_same_model(microgpt, folder):
+    losses = []
+    for name, flags in (("kept", []), ("again", ["--recompute-activations"])):
+        flags = [*flags, "--dtype", "float32", "--threads", "1", "--steps", "5", "--name", name]
+        status, _, messages = microgpt("train", *SMALL, *flags)
+        assert status == 0, messages
+        losses.append([row["loss"] for row in RunFolder(folder / "runs" / name).read_metrics()])
+    assert losses[0] == pytest.approx(losses[1], rel=1e-4)

@@ -33,6 +33,8 @@ ANSWER_SHARE = 0.95
 
 PARAMETERS_FLAG = "--params"
 
+SWITCHES = {"compiled": "compile", "recompute_activations": "recompute_activations"}
+"""Options that switch a setting of training on."""
 SETTINGS = (
     ("--n-layer", "model.n_layer", "Blocks (num layers)."),
     ("--n-head", "model.n_head", "Attention heads in a block (num heads)."),
@@ -100,6 +102,8 @@ def _parameter(key: str) -> str:
 @click.option("--min-lr", metavar="VALUE", help="Rate at the end (min_lr).")
 @click.option("--seed", metavar="VALUE", help="Seed of weights, dropout and data order.")
 @click.option("--compile", "compiled", is_flag=True, help="Compile the model (torch.compile).")
+@click.option("--recompute-activations", is_flag=True,
+              help="Blocks are computed again for gradients: less memory, more time.")  # fmt: skip
 @click.option("--document-mask", is_flag=True, help="Attention stays inside documents.")
 @click.option("--set", "sets", multiple=True, metavar="KEY=VALUE", help="Any setting by its key.")
 @click.option("--byte", is_flag=True, help="Tokenize into bytes.")
@@ -245,8 +249,7 @@ def _given(options: Mapping[str, Any]) -> dict[str, Any]:
         flags += [
             _setting(f"{part}.seed", options["seed"], "--seed") for part in ("data", "training")
         ]
-    if options["compiled"]:
-        flags.append({"training": {"compile": True}})
+    flags += [{"training": {key: True}} for name, key in SWITCHES.items() if options[name]]
     for text in options["sets"]:
         key, equals, value = text.partition("=")
         if not equals:

@@ -55,7 +55,7 @@ def measured_dtype(config: RunConfig, seconds: float) -> tuple[str, float]:
     quicker by a tenth than the `seconds` of float32.
     """
     compute = Compute.of(config.training.device, "float32")
-    fused = fits(config.model, compute.device) and not config.training.compile
+    fused = fits(config.model, compute.device) and not config.training.needs_autograd
     if fused and has_fast_bfloat16(compute.device):
         low = step_seconds(config, replace(compute, dtype="bfloat16"))
         if low < ADVANTAGE * seconds:

@@ -291,6 +291,7 @@ def _micro_batch_rows(config: RunConfig, rows: int, machine: Machine) -> int:
                 optimizer=config.optimizer.name,
                 averaged=config.optimizer.average_share is not None,
                 activation_bytes=bytes_each,
+                recompute_activations=config.training.recompute_activations,
             ).total
             if needed <= MEMORY_SHARE * machine.gpu_memory_bytes:
                 return rows // parts
@@ -341,7 +342,8 @@ def memory_bytes(config: RunConfig) -> int:
         optimizer=config.optimizer.name,
         averaged=config.optimizer.average_share is not None,
         activation_bytes=4 if training.dtype == "float32" else 2,
-        fused=not training.compile and fits(config.model, device, training.dtype),
+        recompute_activations=training.recompute_activations,
+        fused=not training.needs_autograd and fits(config.model, device, training.dtype),
         direction_bytes=2 if has_fast_bfloat16(device) else 4,
         evaluation_tokens=evaluation_rows(config.model.context) * config.model.context,
     ).total

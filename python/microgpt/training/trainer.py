@@ -449,7 +449,9 @@ def _give(contents: checkpoint.Contents, given: int) -> None:
 def initialized_model(config: RunConfig, compute: Compute) -> GPT:
     """Returns the model of `config` as its seed draws it, ready to train on the device."""
     torch.manual_seed(config.training.seed)
-    return GPT(config.model).to(compute.device).train()
+    model = GPT(config.model).to(compute.device).train()
+    model.recompute_activations = config.training.recompute_activations
+    return model
 
 
 class Stepper:
@@ -477,7 +479,7 @@ class Stepper:
             self._compile(model, config.model.context)
         elif (
             fits(config.model, self.compute.device, self.compute.dtype)
-            and not model.recompute_activations
+            and not settings.needs_autograd
             and not is_split
         ):
             self.fused = FusedPass(model, getattr(torch, self.compute.dtype))
