@@ -47,7 +47,8 @@ class _Loaded:
 @click.option(
     "--after-pattern",
     metavar="REGEX",
-    help="The same as a regular expression; answers are also counted by what it finds.",
+    help="The same as a regular expression; answers are also counted by what it finds, "
+    "unless that is more than 64 different texts.",
 )
 @click.option("--lines-before", type=click.IntRange(0), default=0, metavar="N",
               help="Ask each question behind the N lines above it.")  # fmt: skip

@@ -333,9 +333,7 @@ def _data_findings(
 ) -> list[str]:
     from microgpt.training.health import data_findings
 
-    lines = rules.training or rules.answers
-    ends = None if lines is None else lines.ends
-    return data_findings(config, dataset, tokenizer.decode_bytes, ends)
+    return data_findings(config, dataset, tokenizer.decode_bytes, rules.ends)
 
 
 def _stem(path: str) -> str:

@@ -25,6 +25,12 @@ class Rules:
     evaluation: LineRules | None
     answers: LineRules | None
 
+    @property
+    def ends(self) -> NDArray[np.bool_] | None:
+        """Which ids end lines, where anything heeds lines."""
+        heeded = self.training or self.answers
+        return None if heeded is None else heeded.ends
+
 
 def line_rules(data: DataConfig, tokenizer: Tokenizer) -> Rules:
     """Returns which ids end lines and which hold the markers, where `data` asks for it.

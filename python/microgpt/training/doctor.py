@@ -10,7 +10,8 @@ from typing import Any
 from numpy.typing import NDArray
 
 from microgpt.config import RunConfig
-from microgpt.data.loader import LineRules, Loader
+from microgpt.data.lines import Rules
+from microgpt.data.loader import Loader
 from microgpt.data.shards import Dataset
 from microgpt.device import Compute
 from microgpt.run_folder import RunFolder
@@ -35,22 +36,20 @@ def examine(
     config: RunConfig,
     dataset: Dataset,
     decode: Callable[[NDArray[Any]], bytes],
-    lines: LineRules | None,
+    rules: Rules,
 ) -> Examination:
     """Returns how the run is: its text, its initial model drawn again, its newest checkpoint.
 
-    The run is not changed, and may be training meanwhile. `lines` are the rules of its rows.
+    The run is not changed, and may be training meanwhile. `rules` say what lines mean.
 
     Raises:
         CheckpointError: the checkpoint belongs to another tokenizer or model.
     """
     assert config.training.batch_rows is not None
     compute = Compute.of("auto", config.training.dtype, config.training.tf32)
-    loader = Loader(
-        dataset.train, config.model.context, config.training.batch_rows, config.data.seed, lines
-    )
-    ends = lines.ends if lines is not None else None
-    result = Examination(0, findings=health.data_findings(config, dataset, decode, ends))
+    rows = config.training.batch_rows
+    loader = Loader(dataset.train, config.model.context, rows, config.data.seed, rules.training)
+    result = Examination(0, findings=health.data_findings(config, dataset, decode, rules.ends))
     _look_at_the_first(result, config, loader, compute)
     _look_at_the_newest(result, run, config, dataset, loader, compute)
     return result
