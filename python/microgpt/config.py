@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import math
 import tomllib
 import types
 import typing
@@ -37,6 +38,15 @@ AttentionKind = Literal["softmax", "linear"]
 def _require(holds: bool, sentence: str) -> None:
     if not holds:
         raise UsageError(sentence)
+
+
+def require_seed(seed: int) -> None:
+    """Does nothing where `seed` is one that generators of random numbers take.
+
+    Raises:
+        UsageError: it does not fit into 64 bits.
+    """
+    _require(-(2**63) <= seed < 2**63, f"seed is {seed}, but must fit into 64 bits")
 
 
 @dataclass(frozen=True)
@@ -183,6 +193,7 @@ class DataConfig:
     follows it on its line. None: by that of all text, unless nearly every line has one "="."""
 
     def __post_init__(self) -> None:
+        require_seed(self.seed)
         for name in ("loss_after", "answers_after"):
             _require(getattr(self, name) != "", f"{name} is empty: give the marker, such as '='")
 
@@ -294,6 +305,7 @@ class TrainingConfig:
     """How long a run waits for room on a full disk where it has no terminal to say so on."""
 
     def __post_init__(self) -> None:
+        require_seed(self.seed)
         counts = ("batch_rows", "micro_batch_rows", "steps", "tokens", "evaluate_every",
                   "evaluate_tokens", "patience", "threads", "keep_checkpoints")  # fmt: skip
         for name in counts:
@@ -392,7 +404,10 @@ def _checked(value: Any, hint: Any, what: str) -> Any:
             if value in typing.get_args(option):
                 return value
         elif option is float and type(value) in (int, float):
-            return float(value)
+            number = float(value)
+            if not math.isfinite(number):
+                raise UsageError(f"{what} is {value}, but must be finite")
+            return number
         elif type(value) is option:
             return value
     names = [

@@ -21,6 +21,10 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 
+DEVICES = ("cpu", "cuda", "mps")
+"""Kinds of torch's devices that plans and limits are known for."""
+
+
 def calm_threads() -> None:
     """Keeps idle OpenMP threads from spinning long; call it before torch is imported.
 
@@ -44,6 +48,8 @@ def choose_device(name: str) -> str:
             return "cuda"
         return "mps" if torch.backends.mps.is_available() else "cpu"
     try:
+        if torch.device(name).type not in DEVICES:
+            raise UsageError(f"device {name!r} is none of {', '.join(DEVICES)}; try --device auto")
         torch.empty(1, device=name)
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else "it is not there"

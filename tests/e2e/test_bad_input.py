@@ -141,10 +141,22 @@ def test_more_ids_than_the_text_can_give_are_as_many_as_it_gives(microgpt) -> No
         (["--preset=gpt5"], "gpt5"),
         (["--device=abacus"], "abacus"),
         (["--vocab-size=10"], "vocab"),
+        (["--params=0"], "at least 1"),
+        (["--params=-5M"], "at least 1"),
+        (["--params=many"], "--params: 'many' is no whole number"),
+        (["--minutes=inf"], "must be finite"),
+        (["--epochs=inf"], "must be finite"),
+        (["--epochs=nan"], "must be finite"),
+        (["--seed=100000000000000000000"], "must fit into 64 bits"),
+        (["--device=meta"], "none of cpu, cuda, mps"),
+        (["--device=xpu"], "none of cpu, cuda, mps"),
+        (["--config=flat.toml"], "flat.toml: 'training' must be a table of settings, not 5"),
+        (["--config=flat.toml", "--steps=3"], "must be a table"),
     ],
 )
 def test_a_setting_that_cannot_be_is_wrong_usage(microgpt, flags: list[str], words: str) -> None:
     microgpt.corpus("simple", "--lines", "50")
+    (microgpt.folder / "flat.toml").write_text("training = 5\n")
     assert words in microgpt.error("train", "dataset.txt", *flags, status=2)
     assert not (microgpt.folder / "runs").exists()
 
@@ -317,7 +329,15 @@ def test_evaluation_on_an_empty_or_a_missing_file(trained) -> None:
 
 @pytest.mark.parametrize(
     "flags",
-    [["--temperature=-1"], ["--top-k=0"], ["--top-p=2"], ["--min-p=7"], ["--length=-1"]],
+    [
+        ["--temperature=-1"],
+        ["--top-k=0"],
+        ["--top-p=2"],
+        ["--min-p=7"],
+        ["--length=-1"],
+        ["--seed=100000000000000000000"],
+        ["--device=meta"],
+    ],
     ids=lambda flags: flags[0],
 )
 def test_sampling_that_cannot_be_is_wrong_usage(trained, flags: list[str]) -> None:
@@ -327,3 +347,20 @@ def test_sampling_that_cannot_be_is_wrong_usage(trained, flags: list[str]) -> No
 def test_an_empty_prompt_and_a_strange_one_are_answered(trained) -> None:
     for prompt in ("", "\N{GRINNING FACE}", "x" * 500):
         assert trained("generate", prompt, "--run", "tiny", "--length", "3").stdout
+
+
+def test_what_is_piped_into_a_chat_must_be_text(trained) -> None:
+    process = trained.start("chat", "tiny")
+    process.stdin.buffer.write(b"/length 3\r\n/seed 100000000000000000000\na\n\xff\n")
+    _, told = process.communicate(timeout=120)
+    assert process.returncode == 2
+    assert "length is 3\nseed is 100000000000000000000, but must fit into 64 bits" in told
+    assert told.splitlines()[-1] == "error: line 4 on standard input is no UTF-8"
+
+
+def test_a_line_of_prompts_ends_where_files_end_lines(trained) -> None:
+    flags = ["--run", "tiny", "--lines", "--length", "1", "--json"]
+    text = "a\u2028b\fc\x85d\r\n\ne"
+    printed = trained("generate", *flags, stdin=text).stdout
+    prompts = [json.loads(line)["prompt"] for line in printed.split("\n") if line]
+    assert prompts == ["a\u2028b\fc\x85d", "", "e"]

@@ -231,8 +231,8 @@ class Chat:
 
     def set_seed(self, seed: int | None) -> None:
         """Begins the draws anew."""
-        self.seed = seed
         self._generator = self._new_generator(seed)
+        self.seed = seed
 
 
 def _number(text: str, kind: type[Any], name: str) -> Any:
@@ -287,8 +287,12 @@ def _interrupts() -> Iterator[Callable[[], bool]]:
 def _lines(interactive: bool) -> Iterator[str]:
     """Yields what is typed, line by line, with editing and history at a terminal."""
     if not interactive:
-        for line in sys.stdin:
-            yield line.removesuffix("\n")
+        for number, line in enumerate(sys.stdin.buffer, 1):
+            try:
+                text = line.decode()
+            except UnicodeDecodeError:
+                raise UsageError(f"line {number} on standard input is no UTF-8") from None
+            yield text.removesuffix("\n").removesuffix("\r")
         return
     from prompt_toolkit import PromptSession
     from prompt_toolkit.completion import WordCompleter

@@ -84,13 +84,16 @@ def _prompts(prompt: str | None, lines: bool) -> list[str]:
         return [prompt]
     if sys.stdin.isatty():
         raise UsageError("no prompt: give it as an argument, or on standard input")
+    data = sys.stdin.buffer.read()
     try:
-        text = sys.stdin.buffer.read().decode()
+        text = data.decode()
     except UnicodeDecodeError as error:
         raise UsageError(
             f"the prompt on standard input is no UTF-8 at byte {error.start}"
         ) from None
-    return text.splitlines() if lines else [text.removesuffix("\n")]
+    if lines:  # of bytes: a str also ends lines at form feeds and the like
+        return [line.decode() for line in data.splitlines()]
+    return [text.removesuffix("\n")]
 
 
 def _record(

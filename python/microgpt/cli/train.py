@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from microgpt.cli import require_training
-from microgpt.config import OFF, SIZES, from_text, merged, overlaid, read_toml, without
+from microgpt.config import OFF, SIZES, count, from_text, merged, overlaid, read_toml, without
 from microgpt.errors import CheckpointError, TrainingError, UsageError
 
 if TYPE_CHECKING:
@@ -269,6 +269,15 @@ def _file(path: Path) -> dict[str, Any]:
     return tables
 
 
+def _parameters(options: Mapping[str, Any]) -> int | None:
+    if options["parameters"] is None:
+        return None
+    try:
+        return count(options["parameters"])
+    except UsageError as error:
+        raise UsageError(f"{PARAMETERS_FLAG}: {error}") from error
+
+
 def _setting(key: str, text: str, flag: str) -> dict[str, Any]:
     try:
         value = from_text(key, text)
@@ -311,7 +320,7 @@ def _begin(path: str, options: Mapping[str, Any], log: Path | None, ranks: Ranks
                 "documents: tokenize with --bpe, or leave it out"
             )
         given = merged(given, {"model": {"document_start": tokenizer.end_of_text_id}})
-    config, plan = _planned(given, dataset, tokenizer, options["parameters"])
+    config, plan = _planned(given, dataset, tokenizer, _parameters(options))
     data = replace(config.data, path=path, dataset=str(dataset.folder))
     config = replace(config, data=data)
     rules = line_rules(config.data, tokenizer)
@@ -351,12 +360,11 @@ def _dataset(path: str, options: Mapping[str, Any]) -> Dataset:
 
 
 def _planned(
-    given: Mapping[str, Any], dataset: Dataset, tokenizer: Tokenizer, parameters: str | None
+    given: Mapping[str, Any], dataset: Dataset, tokenizer: Tokenizer, parameters: int | None
 ) -> tuple[RunConfig, list[str]]:
     """Returns the resolved configuration and the plan in words."""
     import torch
 
-    from microgpt.config import count
     from microgpt.device import Compute, choose_device, choose_dtype, cores
     from microgpt.training import plan
     from microgpt.training.measure import idle_memory_bytes, measured_dtype, measured_threads
@@ -375,9 +383,7 @@ def _planned(
         tokenizer.vocab_size,
         _answers_after(dataset, tokenizer),
     )
-    config, remarks = plan.plan_shape(
-        given, facts, machine, None if parameters is None else count(parameters)
-    )
+    config, remarks = plan.plan_shape(given, facts, machine, parameters)
     # Before the process holds more than its libraries.
     libraries = idle_memory_bytes(Compute.of(device, dtype))
     threads, seconds = measured_threads(config)

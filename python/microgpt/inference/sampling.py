@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from microgpt.config import require_seed
 from microgpt.errors import UsageError
 
 
@@ -64,10 +65,15 @@ def draw(chances: Tensor, generator: torch.Generator) -> int:
 
 
 def new_generator(seed: int | None) -> torch.Generator:
-    """Returns a generator that repeats for a `seed`; None seeds it from the system."""
+    """Returns a generator that repeats for a `seed`; None seeds it from the system.
+
+    Raises:
+        UsageError: the seed does not fit into 64 bits.
+    """
     generator = torch.Generator()
     if seed is None:
         generator.seed()
     else:
+        require_seed(seed)
         generator.manual_seed(seed)
     return generator
