@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 from pathlib import Path
@@ -51,6 +52,9 @@ def try_lock(descriptor: int) -> bool:
     """Takes the system's exclusive lock on an open file; False where another process has it.
 
     The system lets go when the file is closed or the process ends, however it ends.
+
+    Raises:
+        OSError: the file system cannot lock.
     """
     try:
         if os.name == "nt":
@@ -62,6 +66,8 @@ def try_lock(descriptor: int) -> bool:
             import fcntl
 
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        return False
+    except OSError as error:
+        if error.errno in (errno.EWOULDBLOCK, errno.EAGAIN, errno.EACCES):
+            return False
+        raise
     return True

@@ -199,7 +199,8 @@ class RunFolder:
         """Holds the run for this process; the system lets go when the process ends, however.
 
         Raises:
-            CheckpointError: another process holds it.
+            CheckpointError: another process holds it, or nothing can be locked there: going on
+                without a lock would let two processes write one run.
         """
         path = self.path / "lock"
         try:
@@ -207,7 +208,14 @@ class RunFolder:
         except OSError as error:
             raise CheckpointError(f"cannot write in {self.path}: {error.strerror}") from error
         with file:
-            if not try_lock(file.fileno()):
+            try:
+                is_free = try_lock(file.fileno())
+            except OSError as error:
+                raise CheckpointError(
+                    f"the file system of {path} cannot lock files ({error.strerror}): keep runs on "
+                    "one that can, such as a local disk"
+                ) from error
+            if not is_free:
                 holder = path.read_text().strip() or "unknown"
                 raise CheckpointError(
                     f"run {self.name!r} is in use by process {holder}: wait for it or stop it, or "

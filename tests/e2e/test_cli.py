@@ -116,6 +116,23 @@ def test_an_error_is_one_line_with_its_exit_code(
     assert capfd.readouterr() == ("", f"error: {line}\n")
 
 
+@pytest.mark.parametrize(
+    "words",
+    [
+        "CUDA out of memory. Tried to allocate 2.00 GiB.\nSee documentation",
+        "[enforce fail at alloc_cpu.cpp:117] . DefaultCPUAllocator: can't allocate memory: you "
+        "tried to allocate 40000000000000 bytes.",
+        "MPS backend out of memory (MPS allocated: 9.00 GB)",
+    ],
+)
+def test_torch_out_of_memory_names_what_to_make_smaller(raising, capfd, words: str) -> None:
+    assert raising(RuntimeError(words)) == 1
+    _, err = capfd.readouterr()
+    assert err.count("\n") == 1
+    assert "bug" not in err
+    assert all(flag in err for flag in ("--micro-batch-rows", "--batch-rows", "--context"))
+
+
 def test_a_missing_package_says_how_to_install_it(raising, capfd) -> None:
     assert raising(ModuleNotFoundError("No module named 'torch'", name="torch")) == 1
     assert 'pip install "microgpt[train]"' in capfd.readouterr().err

@@ -220,3 +220,15 @@ def test_a_run_in_use_is_refused_and_free_once_its_process_is_killed(run):
         holder.wait()
     with run.lock():
         assert (run.path / "lock").read_text().strip().isdigit()
+
+
+def test_a_file_system_without_locks_is_told_from_a_run_in_use(run, monkeypatch):
+    fcntl = pytest.importorskip("fcntl")
+
+    def refused(*_):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(fcntl, "flock", refused)
+    with pytest.raises(CheckpointError, match=r"lock cannot lock files \(No locks"), run.lock():
+        pass
+    assert not run.in_use()

@@ -34,6 +34,10 @@ COMMANDS = {
 TRAINING_PACKAGES = ("torch", "safetensors", "tomli_w", "prompt_toolkit")
 """Modules that come with the extra `train`."""
 
+_TORCH_MEMORY = (
+    "out of memory: train with fewer --micro-batch-rows or --batch-rows, a shorter --context or "
+    "fewer --params"
+)
 _INTERRUPTED = 130
 """What shells report of a process that Ctrl-C ended."""
 
@@ -139,8 +143,17 @@ def _run(arguments: list[str]) -> int:
     except MemoryError:
         return _fail("out of memory: give a smaller model, batch or input", 1)
     except Exception as error:
-        return _unexpected(error)
+        return _fail(_TORCH_MEMORY, 1) if _is_out_of_memory(error) else _unexpected(error)
     return status if isinstance(status, int) else 0
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    """Whether this is what torch raises where a device, or its allocator for the CPU, has no more
+    memory: known by its words, since torch may not be there to ask."""
+    words = str(error).lower()
+    return isinstance(error, RuntimeError) and (
+        "out of memory" in words or "can't allocate memory" in words
+    )
 
 
 def _fail(sentence: str, status: int) -> int:

@@ -6,6 +6,7 @@ was done with what, the sample, a verdict. What the folder does not say is left 
 
 from __future__ import annotations
 
+import contextlib
 import math
 import os
 import re
@@ -123,11 +124,14 @@ def _numbers(log: str) -> Iterator[int]:
 
 
 def _wait_for(descriptor: int, log: Path) -> None:
+    """Waits for the lock. On a file system without locks there is nothing to wait for: an entry is
+    one write, and two runs that end in the same moment might get the same number, no more."""
     deadline = time.monotonic() + LOCK_SECONDS
-    while not try_lock(descriptor):
-        if time.monotonic() > deadline:
-            raise DataError(f"{log} is in use by another process: name another file with --log")
-        time.sleep(0.05)
+    with contextlib.suppress(OSError):
+        while not try_lock(descriptor):
+            if time.monotonic() > deadline:
+                raise DataError(f"{log} is in use by another process: name another file with --log")
+            time.sleep(0.05)
 
 
 def _facts(summary: RunSummary) -> Iterator[str]:
