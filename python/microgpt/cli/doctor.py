@@ -62,7 +62,7 @@ def _examined(run: RunFolder) -> Examination:
     tokenizer = Tokenizer.from_file(run.tokenizer_path)
     rules = line_rules(config.data, tokenizer)
     dataset = Dataset.open(config.data.dataset)
-    return examine(run, config, dataset, tokenizer.decode_bytes, rules)
+    return examine(run, config, dataset, tokenizer.decode_bytes, rules.training, rules.ends)
 
 
 def _as_text(

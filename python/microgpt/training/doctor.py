@@ -7,11 +7,11 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 from numpy.typing import NDArray
 
 from microgpt.config import RunConfig
-from microgpt.data.lines import Rules
-from microgpt.data.loader import Loader
+from microgpt.data.loader import LineRules, Loader
 from microgpt.data.shards import Dataset
 from microgpt.device import Compute
 from microgpt.run_folder import RunFolder
@@ -36,11 +36,13 @@ def examine(
     config: RunConfig,
     dataset: Dataset,
     decode: Callable[[NDArray[Any]], bytes],
-    rules: Rules,
+    lines: LineRules | None,
+    ends: NDArray[np.bool_] | None,
 ) -> Examination:
     """Returns how the run is: its text, its initial model drawn again, its newest checkpoint.
 
-    The run is not changed, and may be training meanwhile. `rules` say what lines mean.
+    The run is not changed, and may be training meanwhile. `lines` are the rules of its
+    rows; `ends` is true for ids that end lines, where anything heeds lines.
 
     Raises:
         CheckpointError: the checkpoint belongs to another tokenizer or model.
@@ -48,8 +50,8 @@ def examine(
     assert config.training.batch_rows is not None
     compute = Compute.of("auto", config.training.dtype, config.training.tf32)
     rows = config.training.batch_rows
-    loader = Loader(dataset.train, config.model.context, rows, config.data.seed, rules.training)
-    result = Examination(0, findings=health.data_findings(config, dataset, decode, rules.ends))
+    loader = Loader(dataset.train, config.model.context, rows, config.data.seed, lines)
+    result = Examination(0, findings=health.data_findings(config, dataset, decode, ends))
     _look_at_the_first(result, config, loader, compute)
     _look_at_the_newest(result, run, config, dataset, loader, compute)
     return result
