@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import gzip
 import json
 import math
@@ -11,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from microgpt import cli
+from microgpt.errors import CheckpointError
 from microgpt.model.sizes import parameter_count
 from microgpt.run_folder import RunFolder
 
@@ -183,6 +185,48 @@ def test_ctrl_c_writes_a_checkpoint_and_resume_ends_like_an_unbroken_run(
     log = (folder / "LOG.md").read_text()
     assert log.count("broken (stopped)") == 1
     assert "\n# 3. Training on" in log
+
+
+def test_the_first_error_is_told_where_it_cannot_be_written_down(microgpt, monkeypatch):
+    from microgpt.lab import log_entry
+    from microgpt.training.trainer import Trainer
+
+    def refuse(error):
+        def function(*_):
+            raise error
+
+        return function
+
+    full = OSError(errno.ENOSPC, "No space left on device", "LOG.md")
+    monkeypatch.setattr(Trainer, "train", refuse(CheckpointError("go on with --resume r")))
+    monkeypatch.setattr(log_entry, "append", refuse(full))
+    status, _, messages = microgpt("train", *SMALL, "--steps", "2", "--name", "r")
+    assert status == 1
+    assert messages.splitlines()[-1] == "error: go on with --resume r"
+
+
+def test_time_and_memory_are_those_of_all_that_was_done(microgpt, folder, monkeypatch):
+    from microgpt.cli import train
+    from microgpt.lab.summary import summarise
+
+    microgpt("train", *SMALL, "--steps", "2", "--name", "r")
+    run = RunFolder(folder / "runs" / "r")
+    run.update_facts(status="stopped", elapsed_seconds=1e6, peak_memory_bytes=10**15)
+    with monkeypatch.context() as patch:
+        patch.setattr(train, "_carry_out", lambda *_: None)  # killed
+        microgpt("train", "--resume", "r")
+    assert summarise(run).elapsed_seconds == run.read_metrics()[-1]["elapsed_seconds"]
+    microgpt("train", "--resume", "r")
+    assert run.read_facts()["status"] == "finished"
+    assert run.read_facts()["peak_memory_bytes"] == 10**15
+
+
+def test_a_run_is_named_after_its_text_like_its_dataset(microgpt, folder):
+    (folder / "books").mkdir()
+    (folder / "books" / "one.txt").write_text("some words\n" * 100)
+    status, _, messages = microgpt("train", "books/*.txt", *SMALL, "--steps", "1")
+    assert status == 0, messages
+    assert [run.name.split("-")[0] for run in RunFolder.all(folder / "runs")] == ["books"]
 
 
 def test_a_finished_run_is_not_resumed(microgpt):

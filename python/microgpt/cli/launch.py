@@ -15,6 +15,8 @@ from pathlib import Path
 
 import click
 
+from microgpt.training.interrupt import hangup
+
 GRACE_SECONDS = 20.0
 """How long the others may take to end by themselves after one has failed."""
 _LOOK_SECONDS = 0.1
@@ -49,7 +51,10 @@ def launch(arguments: Sequence[str], processes: int) -> int:
     # A terminal's Ctrl-C reaches the children by itself; they agree on when to stop.
     previous = {
         signal.SIGINT: signal.signal(signal.SIGINT, signal.SIG_IGN),
-        signal.SIGTERM: signal.signal(signal.SIGTERM, lambda *_: _tell(children, signal.SIGTERM)),
+        **{
+            number: signal.signal(number, lambda number, _: _tell(children, number))
+            for number in (signal.SIGTERM, *hangup())
+        },
     }
     try:
         return _watched(children, folder)

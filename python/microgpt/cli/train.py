@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import shlex
 import sys
 from collections.abc import Callable, Mapping
@@ -13,7 +14,7 @@ import click
 
 from microgpt.cli import require_training
 from microgpt.config import OFF, SIZES, count, from_text, merged, overlaid, read_toml, without
-from microgpt.errors import CheckpointError, TrainingError, UsageError
+from microgpt.errors import CheckpointError, MicrogptError, TrainingError, UsageError
 
 if TYPE_CHECKING:
     from microgpt.config import RunConfig
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
     from microgpt.text.tokenizer import Tokenizer
     from microgpt.training.ranks import Ranks
     from microgpt.training.trainer import Outcome, Trainer
+
+_log = logging.getLogger("microgpt")
 
 SAMPLE_TOKENS = 120
 ANSWER_SAMPLE_TOKENS = 65_536
@@ -308,6 +311,7 @@ def _begin(path: str, options: Mapping[str, Any], log: Path | None, ranks: Ranks
     given = _given(options)
     dataset = _dataset(path, options)
     from microgpt.data.lines import line_rules, require_marked
+    from microgpt.data.prepare import name_for
     from microgpt.model.sizes import parameter_count
     from microgpt.run_folder import RUNS, RunFolder
     from microgpt.text.tokenizer import Tokenizer
@@ -326,7 +330,7 @@ def _begin(path: str, options: Mapping[str, Any], log: Path | None, ranks: Ranks
     rules = line_rules(config.data, tokenizer)
     require_marked(rules, dataset.train)
     size = f"{parameter_count(config.model) / 1e6:.2g}M"
-    run = RunFolder.create(RUNS, options["name"], stem=f"{_stem(path)}-{size}")
+    run = RunFolder.create(RUNS, options["name"], stem=f"{name_for(path)}-{size}")
     with run.lock():
         run.write_config(config)
         _write_facts(run, config, dataset, path)
@@ -343,10 +347,6 @@ def _data_findings(
     from microgpt.training.health import data_findings
 
     return data_findings(config, dataset, tokenizer.decode_bytes, rules.ends)
-
-
-def _stem(path: str) -> str:
-    return Path(path).resolve().name.split(".")[0] or "run"
 
 
 def _dataset(path: str, options: Mapping[str, Any]) -> Dataset:
@@ -472,7 +472,9 @@ def _resume(name: str, log: Path | None, ranks: Ranks | None) -> None:
                 "that one back, or start a new run"
             )
         rules = line_rules(config.data, Tokenizer.from_file(run.tokenizer_path))
-        run.update_facts(status="running", resumed=now(), reason=None, finished=None)
+        run.update_facts(
+            status="running", resumed=now(), reason=None, finished=None, elapsed_seconds=None
+        )
         _carry_out(run, config, dataset, rules, log, ranks)
 
 
@@ -492,41 +494,55 @@ def _carry_out(
     ranks: Ranks | None,
 ) -> None:
     """Trains, and writes down how it ended, however it ended."""
-    from microgpt.device import peak_process_bytes
-    from microgpt.lab import log_entry
-    from microgpt.run_folder import now
-
-    status, reason = "failed", "it broke off"
-    trainer: Trainer | None = None
     try:
         if ranks is not None:
             ranks.text_from_first(str(run.path))
             run.update_facts(processes=ranks.world)
         outcome, trainer = _train(run, config, dataset, rules, ranks)
-        status, reason = outcome.status, outcome.reason
+    except BaseException as error:
+        status = "stopped" if isinstance(error, KeyboardInterrupt) else "failed"
+        try:
+            _write_down(run, log, status, _reason(error))
+        except (OSError, MicrogptError) as second:  # not instead of the error itself
+            _log.warning("what became of run %s could not be written: %s", run.name, second)
+        raise
+    try:
         _summarise(run, outcome, config)
-    except KeyboardInterrupt:
-        status, reason = "stopped", "a second Ctrl-C"
-        raise
-    except (TrainingError, CheckpointError) as error:
-        reason = str(error)
-        raise
-    except Exception as error:
-        reason = f"{type(error).__name__}: {error}"
-        raise
     finally:
-        peak = trainer.compute.peak_memory_bytes() if trainer else peak_process_bytes()
-        rows = run.read_metrics()
-        run.update_facts(
-            status=status,
-            reason=reason,
-            finished=now(),
-            elapsed_seconds=rows[-1].get("elapsed_seconds") if rows else 0.0,
-            peak_memory_bytes=peak,
-        )
-        number = None if log is None else log_entry.append(run, log)
-        if number is not None:
-            click.echo(f"entry {number} of {log} tells of this run", err=True)
+        peak = trainer.compute.peak_memory_bytes()
+        _write_down(run, log, outcome.status, outcome.reason, peak)
+
+
+def _reason(error: BaseException) -> str:
+    if isinstance(error, KeyboardInterrupt):
+        return "a second Ctrl-C"
+    if isinstance(error, TrainingError | CheckpointError):
+        return str(error)
+    return f"{type(error).__name__}: {error}"
+
+
+def _write_down(
+    run: RunFolder, log: Path | None, status: str, reason: str, peak_bytes: int = 0
+) -> None:
+    """Notes in the run's folder how it ended, and in the notebook what it came to."""
+    from microgpt.device import peak_process_bytes
+    from microgpt.lab import log_entry
+    from microgpt.run_folder import now
+
+    rows = run.read_metrics()
+    # Of all processes that worked on it, one after the other.
+    peaks = [peak_bytes, run.read_facts().get("peak_memory_bytes") or 0]
+    peaks += [row.get("memory_bytes") or 0 for row in rows]
+    run.update_facts(
+        status=status,
+        reason=reason,
+        finished=now(),
+        elapsed_seconds=rows[-1].get("elapsed_seconds") if rows else 0.0,
+        peak_memory_bytes=max(peaks) or peak_process_bytes(),
+    )
+    number = None if log is None else log_entry.append(run, log)
+    if number is not None:
+        click.echo(f"entry {number} of {log} tells of this run", err=True)
 
 
 def _join(ranks: Ranks) -> None:

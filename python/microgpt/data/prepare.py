@@ -326,12 +326,14 @@ def read_whole(path: str, tokenizer: Tokenizer, like: Dataset | None) -> Iterato
 
 
 def name_for(path: str) -> str:
-    """Returns the dataset's name for an input: its file's name up to the first dot."""
+    """Returns the name of an input, for its dataset and its runs: its file's name up to the first
+    dot; of a pattern, that of the folder around it."""
     if path == STANDARD_INPUT:
         return "stdin"
-    parts = Path(path).resolve().parts
+    parts = Path(path).resolve().parts[1:]
     plain = [part for part in parts if not re.search(r"[*?\[]", part)]
-    return plain[-1].split(".")[0] or plain[-1].strip(".") or "dataset"
+    name = plain[-1] if plain else ""
+    return name.split(".")[0] or name.strip(".") or "dataset"
 
 
 def require_input(path: str) -> None:

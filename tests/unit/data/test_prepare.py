@@ -131,6 +131,7 @@ def test_counts_are_read_with_their_unit() -> None:
         ("some/where/corpus.jsonl.gz", "corpus"),
         ("books/", "books"),
         ("books/*.txt", "books"),
+        ("/*.txt", "dataset"),
         ("-", "stdin"),
         (".hidden", "hidden"),
     ],
