@@ -5,6 +5,8 @@
 //! and a bit mask of live positions stands for the list of parts. That is quadratic, but in vector
 //! registers. Longer pieces take a heap over a linked list, O(n log n) whatever the bytes.
 
+use crate::control::Control;
+use crate::error::Result;
 use crate::vocab::{MergeTable, NO_RANK};
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
@@ -38,27 +40,39 @@ const NOWHERE: u32 = u32::MAX;
 const GONE: u32 = u32::MAX;
 
 /// Appends the symbols of one piece.
+///
+/// # Errors
+/// [`crate::Error::Interrupted`], where the piece is long.
 pub(crate) fn merge(
     table: &MergeTable,
     piece: &[u8],
     scratch: &mut Scratch,
     symbols: &mut Vec<u32>,
-) {
+    control: &Control,
+) -> Result<()> {
     match piece.len() {
         0 => {}
         1 => symbols.push(piece[0].into()),
         2..=SHORT => merge_stacked(table, piece, symbols),
-        _ => merge_long(table, piece, scratch, symbols),
+        _ => merge_long(table, piece, scratch, symbols, control)?,
     }
+    Ok(())
 }
 
 /// Pieces of more than [`SHORT`] bytes.
-fn merge_long(table: &MergeTable, piece: &[u8], scratch: &mut Scratch, out: &mut Vec<u32>) {
+fn merge_long(
+    table: &MergeTable,
+    piece: &[u8],
+    scratch: &mut Scratch,
+    out: &mut Vec<u32>,
+    control: &Control,
+) -> Result<()> {
     let base = out.len();
-    if !(table.is_orderly() && merge_parts(table, piece, scratch, out)) {
+    if !(table.is_orderly() && merge_parts(table, piece, scratch, out, control)?) {
         out.truncate(base);
-        merge_by_heap(table, piece, scratch, out);
+        merge_by_heap(table, piece, scratch, out, control)?;
     }
+    Ok(())
 }
 
 /// Merges part by part; false, with anything behind the old end of `out`, where an edge resists.
@@ -67,7 +81,8 @@ fn merge_parts(
     piece: &[u8],
     scratch: &mut Scratch,
     out: &mut Vec<u32>,
-) -> bool {
+    control: &Control,
+) -> Result<bool> {
     let base = out.len();
     let mut middle = std::mem::take(&mut scratch.middle);
     let (mut edge, mut mended) = (0, 0);
@@ -75,12 +90,14 @@ fn merge_parts(
     // what meets at its edge has met before.
     let (mut last_part, mut last_symbols, mut settled) = (&piece[..0], [0; SHORT], None);
     let mut last_count = 0;
-    let fits = piece.chunks(SHORT).all(|part| {
+    let mut fits = true;
+    for part in piece.chunks(SHORT) {
+        control.check()?;
         let before = out.len();
         if part == last_part {
             out.extend_from_slice(&last_symbols[..last_count]);
         } else {
-            merge(table, part, scratch, out);
+            merge(table, part, scratch, out, control)?;
             last_count = out.len() - before;
             last_symbols[..last_count].copy_from_slice(&out[before..]);
             last_part = part;
@@ -88,11 +105,11 @@ fn merge_parts(
         let at = edge;
         edge += part.len();
         if before == base {
-            return true;
+            continue;
         }
         let pair = [out[before - 1], out[before]];
         if settled == Some(pair) {
-            return true;
+            continue;
         }
         let found = mend(
             table,
@@ -103,14 +120,18 @@ fn merge_parts(
             &mut middle,
             &mut mended,
             out,
-        );
+            control,
+        )?;
         if found == Edge::Stays {
             settled = Some(pair);
         }
-        found != Edge::Resists && mended <= MENDING * (edge + SHORT)
-    });
+        fits = found != Edge::Resists && mended <= MENDING * (edge + SHORT);
+        if !fits {
+            break;
+        }
+    }
     scratch.middle = middle;
-    fits
+    Ok(fits)
 }
 
 /// What becomes of an edge between parts that were merged by themselves.
@@ -136,22 +157,24 @@ fn mend(
     middle: &mut Vec<u32>,
     mended: &mut usize,
     out: &mut Vec<u32>,
-) -> Edge {
+    control: &Control,
+) -> Result<Edge> {
     let bytes =
         |symbols: &[u32]| -> usize { symbols.iter().map(|&symbol| table.length(symbol)).sum() };
     // Whether the neighbours whose edge is at `edge` stay as they are.
-    let mut stay = |edge: usize, pair: [u32; 2], middle: &mut Vec<u32>, mended: &mut usize| {
-        let [before, after] = pair.map(|symbol| table.length(symbol));
-        *mended += before + after;
-        let (start, kept) = (edge - before, middle.len());
-        merge_any(table, &piece[start..edge + after], scratch, middle);
-        let stays = middle[kept..] == pair;
-        middle.truncate(kept);
-        stays
-    };
+    let mut stay =
+        |edge: usize, pair: [u32; 2], middle: &mut Vec<u32>, mended: &mut usize| -> Result<bool> {
+            let [before, after] = pair.map(|symbol| table.length(symbol));
+            *mended += before + after;
+            let (start, kept) = (edge - before, middle.len());
+            merge_any(table, &piece[start..edge + after], scratch, middle, control)?;
+            let stays = middle[kept..] == pair;
+            middle.truncate(kept);
+            Ok(stays)
+        };
     middle.clear();
-    if stay(at, [out[left.end - 1], out[left.end]], middle, mended) {
-        return Edge::Stays;
+    if stay(at, [out[left.end - 1], out[left.end]], middle, mended)? {
+        return Ok(Edge::Stays);
     }
     let mut reach = 2;
     while reach <= REACH {
@@ -161,25 +184,32 @@ fn mend(
         let end = at + bytes(&out[left.end..last]);
         *mended += end - start;
         middle.clear();
-        merge_any(table, &piece[start..end], &mut Scratch::default(), middle);
+        let mut scratch = Scratch::default();
+        merge_any(table, &piece[start..end], &mut scratch, middle, control)?;
         let (begin, finish) = (middle[0], middle[middle.len() - 1]);
-        if (first == left.start || stay(start, [out[first - 1], begin], middle, mended))
-            && (last == out.len() || stay(end, [finish, out[last]], middle, mended))
+        if (first == left.start || stay(start, [out[first - 1], begin], middle, mended)?)
+            && (last == out.len() || stay(end, [finish, out[last]], middle, mended)?)
         {
             out.splice(first..last, middle.drain(..));
-            return Edge::Mended;
+            return Ok(Edge::Mended);
         }
         reach *= 2;
     }
-    Edge::Resists
+    Ok(Edge::Resists)
 }
 
 /// Any piece, without parts.
-fn merge_any(table: &MergeTable, piece: &[u8], scratch: &mut Scratch, out: &mut Vec<u32>) {
+fn merge_any(
+    table: &MergeTable,
+    piece: &[u8],
+    scratch: &mut Scratch,
+    out: &mut Vec<u32>,
+    control: &Control,
+) -> Result<()> {
     if piece.len() <= SHORT {
-        merge(table, piece, scratch, out);
+        merge(table, piece, scratch, out, control)
     } else {
-        merge_by_heap(table, piece, scratch, out);
+        merge_by_heap(table, piece, scratch, out, control)
     }
 }
 
@@ -290,7 +320,13 @@ fn minimum(values: &[u32]) -> u32 {
 }
 
 /// Pieces of any length below 4 GiB.
-fn merge_by_heap(table: &MergeTable, piece: &[u8], scratch: &mut Scratch, out: &mut Vec<u32>) {
+fn merge_by_heap(
+    table: &MergeTable,
+    piece: &[u8],
+    scratch: &mut Scratch,
+    out: &mut Vec<u32>,
+    control: &Control,
+) -> Result<()> {
     let length = piece.len() as u32;
     let Scratch {
         symbols,
@@ -314,6 +350,7 @@ fn merge_by_heap(table: &MergeTable, piece: &[u8], scratch: &mut Scratch, out: &
     *queue = BinaryHeap::from(pairs);
 
     while let Some(Reverse(entry)) = queue.pop() {
+        control.check()?;
         let (rank, place) = ((entry >> 32) as u32, entry as u32);
         let left = symbols[place as usize];
         let joined = next[place as usize];
@@ -342,6 +379,7 @@ fn merge_by_heap(table: &MergeTable, piece: &[u8], scratch: &mut Scratch, out: &
     }
     out.extend(symbols.iter().filter(|&&symbol| symbol != GONE));
     scratch.shrink();
+    Ok(())
 }
 
 impl Scratch {
@@ -357,7 +395,7 @@ impl Scratch {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::control::Control;
+    use crate::Error;
     use crate::count::{CountOptions, Counter};
     use crate::pretokenize::Pattern;
     use crate::tokenizer::Tokenizer;
@@ -394,8 +432,24 @@ mod tests {
     }
 
     #[test]
+    fn a_long_piece_heeds_the_stop_flag_by_parts_and_by_heap() {
+        let tokenizer = trained(&noise(20_000, 5, 5), 256 + 300);
+        let (table, piece) = (&tokenizer.vocab().table, noise(1000, 5, 6));
+        let (mut scratch, mut out, control) = (Scratch::default(), Vec::new(), Control::new());
+        control.stop();
+        let stopped = [
+            merge_parts(table, &piece, &mut scratch, &mut out, &control).map(|_| ()),
+            merge_by_heap(table, &piece, &mut scratch, &mut out, &control),
+        ];
+        assert!(matches!(
+            stopped,
+            [Err(Error::Interrupted), Err(Error::Interrupted)]
+        ));
+    }
+
+    #[test]
     fn parts_mended_are_what_the_heap_gives() {
-        let (mut scratch, mut pieces) = (Scratch::default(), 0);
+        let (mut scratch, mut pieces, control) = (Scratch::default(), 0, Control::new());
         for letters in [1, 2, 3, 5, 20] {
             let tokenizer = trained(&noise(20_000, letters, letters), 256 + 300);
             let table = &tokenizer.vocab().table;
@@ -409,11 +463,12 @@ mod tests {
                         (SHORT..length).for_each(|place| piece[place] = piece[place - SHORT]);
                     }
                     let (mut by_parts, mut by_heap) = (vec![7], Vec::new());
-                    merge_by_heap(table, &piece, &mut scratch, &mut by_heap);
-                    merge_long(table, &piece, &mut scratch, &mut by_parts);
+                    merge_by_heap(table, &piece, &mut scratch, &mut by_heap, &control).unwrap();
+                    merge_long(table, &piece, &mut scratch, &mut by_parts, &control).unwrap();
                     assert_eq!(by_parts[1..], by_heap, "{letters} letters, {length}");
                     by_parts.truncate(1);
-                    pieces += usize::from(merge_parts(table, &piece, &mut scratch, &mut by_parts));
+                    let fits = merge_parts(table, &piece, &mut scratch, &mut by_parts, &control);
+                    pieces += usize::from(fits.unwrap());
                 }
             }
         }

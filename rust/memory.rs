@@ -5,6 +5,7 @@
 //! that all they need stays in registers; a piece that is not found where it should be leaves them.
 
 use crate::cache::{INLINE, Quick, WordCache, key, key_of};
+use crate::control::Control;
 #[cfg(target_arch = "x86_64")]
 use crate::encode::is_wide;
 use crate::encode::{Scratch, merge};
@@ -48,6 +49,34 @@ impl<'a> Pieces<'a> {
         self.ends.last().copied().unwrap_or(self.start)
     }
 
+    /// Those that begin sixteen bytes before the text ends, at least, and the others.
+    #[cfg(target_arch = "x86_64")]
+    fn inside(self) -> (Self, Self) {
+        let Some(limit) = self
+            .text
+            .len()
+            .checked_sub(16)
+            .filter(|&at| self.start <= at)
+        else {
+            return (Self { ends: &[], ..self }, self);
+        };
+        let count = self.ends.partition_point(|&end| end <= limit) + 1;
+        let (inside, others) = self.ends.split_at(count.min(self.ends.len()));
+        let inside = Self {
+            ends: inside,
+            ..self
+        };
+        let start = inside.last();
+        (
+            inside,
+            Self {
+                start,
+                ends: others,
+                ..self
+            },
+        )
+    }
+
     fn get(self, place: usize) -> &'a [u8] {
         let from = place.checked_sub(1).map_or(self.start, |at| self.ends[at]);
         &self.text[from..self.ends[place]]
@@ -72,26 +101,34 @@ impl Memory {
     /// the last end.
     ///
     /// # Errors
-    /// [`Error::Usage`] where a piece is too long.
+    /// [`Error::Usage`] where a piece is too long; [`Error::Interrupted`].
     pub(crate) fn encode(
         &mut self,
         vocab: &Vocab,
         text: &[u8],
         mut start: usize,
         ends: &[usize],
+        control: &Control,
         sink: &mut impl Sink,
     ) -> Result<usize> {
         // As even as can be: a group of a few pieces would cost what a whole one does.
         let groups = (ends.len() / TOGETHER).max(1);
         for ends in ends.chunks(ends.len().div_ceil(groups).max(1)) {
             let pieces = Pieces { text, start, ends };
-            self.look_up(vocab, pieces, sink)?;
+            control.check()?;
+            self.look_up(vocab, pieces, control, sink)?;
             start = pieces.last();
         }
         Ok(start)
     }
 
-    fn look_up<S: Sink>(&mut self, vocab: &Vocab, pieces: Pieces<'_>, sink: &mut S) -> Result<()> {
+    fn look_up<S: Sink>(
+        &mut self,
+        vocab: &Vocab,
+        pieces: Pieces<'_>,
+        control: &Control,
+        sink: &mut S,
+    ) -> Result<()> {
         let quick = self.cache.quick();
         if approach(quick, pieces, &mut self.group) {
             self.approach_long(pieces);
@@ -105,7 +142,13 @@ impl Memory {
                 break;
             }
             sink.close(cursor);
-            self.other(vocab, pieces.get(place), self.group.keys[place], sink)?;
+            self.other(
+                vocab,
+                pieces.get(place),
+                self.group.keys[place],
+                control,
+                sink,
+            )?;
             place += 1;
             cursor = sink.open(pieces.ends.len() - place);
         }
@@ -134,6 +177,7 @@ impl Memory {
         vocab: &Vocab,
         piece: &[u8],
         key: u128,
+        control: &Control,
         sink: &mut impl Sink,
     ) -> Result<()> {
         if key >= LONG {
@@ -151,7 +195,7 @@ impl Memory {
                 return Ok(());
             }
         }
-        self.make(vocab, piece, key)?;
+        self.make(vocab, piece, key, control)?;
         if key >= LONG {
             self.cache.insert_long(key as u64, piece, &self.symbols);
         } else {
@@ -163,7 +207,7 @@ impl Memory {
     }
 
     /// Leaves the ids of a piece in `symbols`.
-    fn make(&mut self, vocab: &Vocab, piece: &[u8], key: u128) -> Result<()> {
+    fn make(&mut self, vocab: &Vocab, piece: &[u8], key: u128, control: &Control) -> Result<()> {
         if piece.len() >= u32::MAX as usize {
             return Err(Error::usage(format!(
                 "a piece of {} bytes without a split point is too long: the limit is 4 GiB",
@@ -175,7 +219,13 @@ impl Memory {
             self.symbols.push(id);
             return Ok(());
         }
-        merge(&vocab.table, piece, &mut self.scratch, &mut self.symbols);
+        merge(
+            &vocab.table,
+            piece,
+            &mut self.scratch,
+            &mut self.symbols,
+            control,
+        )?;
         for symbol in &mut self.symbols {
             *symbol = vocab.ids()[*symbol as usize];
         }
@@ -186,15 +236,31 @@ impl Memory {
 /// Leaves for each piece its key, [`LONG`] for one that is long, and the place of its set, which is then
 /// on its way; whether some piece is long.
 fn approach(quick: Quick<'_>, pieces: Pieces<'_>, group: &mut Group) -> bool {
+    let Group { keys, places } = group;
     // Far from the end of the text no piece needs to ask whether sixteen bytes can be read.
     #[cfg(target_arch = "x86_64")]
-    if is_wide() && pieces.last() + 16 <= pieces.text.len() {
+    if is_wide() {
+        let (inside, at_end) = pieces.inside();
+        let ((keys, end_keys), (places, end_places)) = (
+            keys.split_at_mut(inside.ends.len()),
+            places.split_at_mut(inside.ends.len()),
+        );
         // SAFETY: the processor has the features, and sixteen bytes can be read from each piece on.
-        return unsafe { approach_wide(quick, pieces, group) };
+        let long = unsafe { approach_wide(quick, inside, keys, places) };
+        return approach_any(quick, at_end, end_keys, end_places) | long;
     }
+    approach_any(quick, pieces, keys, places)
+}
+
+/// [`approach`] wherever the pieces are.
+fn approach_any(
+    quick: Quick<'_>,
+    pieces: Pieces<'_>,
+    keys: &mut [u128],
+    places: &mut [u32],
+) -> bool {
     let (mut from, mut long) = (pieces.start, false);
-    let slots = group.keys.iter_mut().zip(&mut group.places);
-    for ((slot, place), &end) in slots.zip(pieces.ends) {
+    for ((slot, place), &end) in keys.iter_mut().zip(places).zip(pieces.ends) {
         *slot = LONG;
         if end - from <= INLINE {
             *slot = key(pieces.text, from, end);
@@ -209,14 +275,18 @@ fn approach(quick: Quick<'_>, pieces: Pieces<'_>, group: &mut Group) -> bool {
 /// [`approach`] for AVX2.
 ///
 /// # Safety
-/// Pieces end sixteen bytes before the text does, at least.
+/// Pieces begin sixteen bytes before the text ends, at least.
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx2,bmi1,bmi2,lzcnt,popcnt")]
 #[inline(never)]
-unsafe fn approach_wide(quick: Quick<'_>, pieces: Pieces<'_>, group: &mut Group) -> bool {
+unsafe fn approach_wide(
+    quick: Quick<'_>,
+    pieces: Pieces<'_>,
+    keys: &mut [u128],
+    places: &mut [u32],
+) -> bool {
     let (mut from, mut longest) = (pieces.start, 0);
-    let slots = group.keys.iter_mut().zip(&mut group.places);
-    for ((slot, place), &end) in slots.zip(pieces.ends) {
+    for ((slot, place), &end) in keys.iter_mut().zip(places).zip(pieces.ends) {
         let length = end - from;
         longest |= length;
         // SAFETY: the caller's condition.

@@ -677,10 +677,12 @@ impl Tokenizer {
     ) -> PyResult<Vec<Bound<'py, PyBytes>>> {
         let text = text_bytes(text)?;
         let pieces = py.detach(|| self.core.split(&text)).map_err(to_python)?;
-        Ok(pieces
-            .into_iter()
-            .map(|piece| PyBytes::new(py, piece))
-            .collect())
+        let mut list = Vec::with_capacity(pieces.len());
+        for some in pieces.chunks(DECODE_CHUNK) {
+            py.check_signals()?;
+            list.extend(some.iter().map(|piece| PyBytes::new(py, piece)));
+        }
+        Ok(list)
     }
 
     fn decode_bytes<'py>(

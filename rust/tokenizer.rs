@@ -488,8 +488,7 @@ impl Encoder<'_> {
         let mut scanner = tokenizer.pattern.scanner(text);
         let (mut start, mut ends) = (0, std::mem::take(&mut self.ends));
         while scanner.fill(&mut ends)? {
-            start = memory.encode(&tokenizer.vocab, text, start, &ends, sink)?;
-            control.check()?;
+            start = memory.encode(&tokenizer.vocab, text, start, &ends, control, sink)?;
         }
         self.ends = ends;
         Ok(())

@@ -14,6 +14,7 @@
 //! pair of that token's rank, and a piece that is itself a token is taken whole.
 
 use crate::cache::{INLINE, Sets, Words, filled, key, prefetch};
+use crate::control::Control;
 use crate::encode::{Scratch, merge};
 use crate::error::{Error, Result};
 use crate::formats::printable::to_bytes;
@@ -556,7 +557,7 @@ impl Vocab {
         let (mut scratch, mut parts) = (Scratch::default(), Vec::new());
         for (&id, symbol) in ranked.iter().zip(256..) {
             parts.clear();
-            merge(&table, tokens.get(id), &mut scratch, &mut parts);
+            formed(&table, tokens.get(id), &mut scratch, &mut parts);
             ids.push(id);
             match parts[..] {
                 [left, right] => {
@@ -825,6 +826,12 @@ impl ShortTokens {
     }
 }
 
+/// Appends the symbols of a token.
+fn formed(table: &MergeTable, token: &[u8], scratch: &mut Scratch, symbols: &mut Vec<u32>) {
+    let uninterrupted = merge(table, token, scratch, symbols, &Control::new());
+    debug_assert!(uninterrupted.is_ok());
+}
+
 /// The ordinary tokens whose bytes merge into something else, ascending.
 fn unformed<'a>(
     tokens: &'a Tokens,
@@ -835,7 +842,7 @@ fn unformed<'a>(
     let (mut scratch, mut symbols) = (Scratch::default(), Vec::new());
     let mut forms = move |id: u32, token: &[u8]| {
         symbols.clear();
-        merge(table, token, &mut scratch, &mut symbols);
+        formed(table, token, &mut scratch, &mut symbols);
         matches!(symbols[..], [symbol] if ids[symbol as usize] == id)
     };
     tokens

@@ -310,15 +310,16 @@ def test_merges_that_make_no_vocabulary_are_refused(merges, complaint):
         Tokenizer.from_merges(merges)
 
 
-def test_ctrl_c_ends_a_long_encode(tmp_path):
-    """In a process of its own, whose main thread is interrupted in the middle."""
+@pytest.mark.parametrize("pattern", ["gpt2", "none"])
+def test_ctrl_c_ends_a_long_encode(tmp_path, pattern):
+    """In a process of its own, whose main thread is interrupted in the middle, of one piece too."""
     import signal
     import subprocess
 
     script = tmp_path / "encode.py"
     script.write_text(
         "from microgpt import Tokenizer\n"
-        "tokenizer = Tokenizer.from_merges([(97, 98)], pattern='gpt2')\n"
+        f"tokenizer = Tokenizer.from_merges([(97, 98)], pattern='{pattern}')\n"
         "text = b'abc def ghi ' * 3_000_000\n"
         "tokenizer.encode(text[:100])\n"
         "print('ready', flush=True)\n"
