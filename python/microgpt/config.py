@@ -23,6 +23,10 @@ from microgpt.errors import UsageError
 OFF = "off"
 """How a file or a flag writes None for a setting whose default is not None."""
 
+IGNORED = -100
+"""The target of a position that does not count (torch's `ignore_index`): loaders give it, losses
+heed it."""
+
 BUDGETS = ("steps", "epochs", "tokens", "minutes")
 """Settings of `[training]`, of which a run has one."""
 SIZES = ("n_layer", "n_head", "n_embd")

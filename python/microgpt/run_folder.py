@@ -92,8 +92,8 @@ class RunFolder:
         Raises:
             UsageError: the name is taken or no plain folder name, or the folder cannot be made.
         """
-        if name is not None and (name in ("", ".", "..") or re.search(r"[/\\\0]", name)):
-            raise UsageError(f"{name!r} is no name for a run: give a plain folder name")
+        if name is not None:
+            RunFolder.require_free(root, name)
         path = root / (name or stem)
         try:
             root.mkdir(parents=True, exist_ok=True)
@@ -104,15 +104,24 @@ class RunFolder:
                     path.mkdir()
                     break
             else:
-                raise UsageError(
-                    f"{path} exists already: choose another --name, or continue that run with "
-                    f"--resume {name}"
-                )
+                raise _taken(path)
         except OSError as error:
             raise UsageError(f"cannot make a run in {root}: {error.strerror}") from error
         run = RunFolder(path)
         run.update_facts(name=path.name, started=now(), status="running")
         return run
+
+    @staticmethod
+    def require_free(root: Path, name: str) -> None:
+        """Does nothing where a run of this name can be made under `root`.
+
+        Raises:
+            UsageError: the name is taken or no plain folder name.
+        """
+        if name in ("", ".", "..") or re.search(r"[/\\\0]", name):
+            raise UsageError(f"{name!r} is no name for a run: give a plain folder name")
+        if os.path.lexists(root / name):
+            raise _taken(root / name)
 
     @staticmethod
     def open(name_or_path: str | Path, root: Path = RUNS) -> RunFolder:
@@ -441,6 +450,13 @@ def _read_json(path: Path, expected_format: str) -> dict[str, Any]:
             f"{path} has version {content.get('version')}, but this program reads {VERSION}"
         )
     return content
+
+
+def _taken(path: Path) -> UsageError:
+    return UsageError(
+        f"{path} exists already: choose another --name, or continue that run with "
+        f"--resume {path.name}"
+    )
 
 
 def _read_state(folder: Path) -> dict[str, Any]:

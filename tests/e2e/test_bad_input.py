@@ -159,6 +159,7 @@ def test_a_setting_that_cannot_be_is_wrong_usage(microgpt, flags: list[str], wor
     (microgpt.folder / "flat.toml").write_text("training = 5\n")
     assert words in microgpt.error("train", "dataset.txt", *flags, status=2)
     assert not (microgpt.folder / "runs").exists()
+    assert not (microgpt.folder / "datasets").exists()
 
 
 def test_a_context_longer_than_the_data_is_cut_with_a_word(microgpt) -> None:

@@ -12,15 +12,16 @@ from pathlib import Path
 import pytest
 
 from microgpt.config import ModelConfig, RunConfig, TrainingConfig
-from microgpt.errors import UsageError
+from microgpt.errors import TrainingError, UsageError
 from microgpt.run_folder import RunFolder
 from reference.dataset_folder import write_dataset_folder
 
 pytest.importorskip("torch")
 
+import torch.distributed as dist
 from safetensors.torch import load_file
 
-from microgpt.training.ranks import Ranks
+from microgpt.training.ranks import Ranks, peers_told_of
 from microgpt.training.sharding import require_divisible
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="the processes are forked")
@@ -205,3 +206,20 @@ def test_the_environment_of_torchrun_is_read(monkeypatch):
         Ranks.of_environment(3)
     assert Ranks(3, 4, 1, 2).device("cuda") == "cuda:1"
     assert Ranks().device("cuda") == "cuda"
+
+
+def test_what_torch_says_is_told_and_nothing_to_resume_before_there_is_a_run(monkeypatch):
+    def broken(*_, **__):
+        raise RuntimeError("Connection closed by peer\nstack")
+
+    monkeypatch.setattr(dist, "all_reduce", broken)
+    two = Ranks(0, 2, 0, 2)
+    with pytest.raises(TrainingError, match=r"has ended.*\(Connection closed by peer\)$"):
+        two.text_from_first("runs/a")
+    advice = r"\(Connection closed by peer\).*--resume"
+    with pytest.raises(TrainingError, match=advice), peers_told_of():
+        two.summed([1.0])
+    monkeypatch.setattr(dist, "init_process_group", broken)
+    sentence = "0 of 2 cannot connect to the others: Connection"
+    with pytest.raises(TrainingError, match=sentence), two.connected("cpu"):
+        pass

@@ -309,6 +309,7 @@ def _final_rate(given: Mapping[str, Any], text: str) -> dict[str, Any]:
 
 def _begin(path: str, options: Mapping[str, Any], log: Path | None, ranks: Ranks | None) -> None:
     given = _given(options)
+    _require_possible(given, options)
     dataset = _dataset(path, options)
     from microgpt.data.lines import line_rules, require_marked
     from microgpt.data.prepare import name_for
@@ -339,6 +340,18 @@ def _begin(path: str, options: Mapping[str, Any], log: Path | None, ranks: Ranks
         plan += [f"note   not healthy: {finding}" for finding in findings]
         click.echo("\n".join([f"run    {run.path}", *plan]), err=True)
         _carry_out(run, config, dataset, rules, log, ranks)
+
+
+def _require_possible(given: Mapping[str, Any], options: Mapping[str, Any]) -> None:
+    """Does nothing where settings, device and name can be had; the text, which takes longer to
+    read, is not asked."""
+    from microgpt.device import choose_device
+    from microgpt.run_folder import RUNS, RunFolder
+    from microgpt.training import plan
+
+    if options["name"] is not None:
+        RunFolder.require_free(RUNS, options["name"])
+    choose_device(plan.settings(given, _parameters(options)).training.device)
 
 
 def _data_findings(

@@ -20,10 +20,8 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from microgpt.config import IGNORED
 from microgpt.errors import DataError
-
-IGNORED = -100
-"""The target of a position that does not count (torch's `ignore_index`)."""
 
 _ROUNDS = 6
 _BLOCK_ROWS = 4096
@@ -117,10 +115,6 @@ class Loader:
             counted = after_marks(inputs, self.lines.marks, self.lines.ends)
             targets = np.where(counted, targets, IGNORED)
         return inputs, targets
-
-    def epoch(self, step: int) -> float:
-        """How many times the split has been read when `step` begins."""
-        return step * self.batch_rows / self.rows_per_epoch
 
     def _starts(self, step: int) -> NDArray[np.int64]:
         """Where in the split each row of the step begins."""

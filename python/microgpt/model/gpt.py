@@ -28,7 +28,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from microgpt.config import ModelConfig
+from microgpt.config import IGNORED, ModelConfig
 from microgpt.errors import UsageError
 from microgpt.model.attention import (
     Attention,
@@ -41,7 +41,7 @@ from microgpt.model.attention import (
 )
 from microgpt.model.feed_forward import make_feed_forward
 from microgpt.model.kv_cache import KVCache
-from microgpt.model.loss import IGNORED, head_loss, softcapped
+from microgpt.model.loss import head_loss, softcapped
 from microgpt.model.norm import make_norm
 from microgpt.model.position import rope_tables, sinusoids
 

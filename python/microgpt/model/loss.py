@@ -14,10 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from microgpt.config import IGNORED
 from microgpt.model.sizes import CHUNK_LOGITS
-
-IGNORED = -100
-"""A target that does not count."""
 
 
 def head_loss(

@@ -13,7 +13,8 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from microgpt.data.loader import IGNORED, Ids, LineRules, after_marks
+from microgpt.config import IGNORED
+from microgpt.data.loader import Ids, LineRules, after_marks
 from microgpt.device import Compute
 from microgpt.training.ranks import ALONE, Ranks
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from microgpt.data.loader import IGNORED
+from microgpt.config import IGNORED
 from microgpt.device import Compute
 from microgpt.model.gpt import GPT
 

@@ -16,7 +16,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from microgpt.data.loader import IGNORED, Ids, Loader
+from microgpt.config import IGNORED
+from microgpt.data.loader import Ids, Loader
 from microgpt.device import Compute
 from microgpt.model.gpt import GPT
 

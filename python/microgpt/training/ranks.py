@@ -92,15 +92,24 @@ class Ranks:
 
     @contextmanager
     def connected(self, device: str) -> Iterator[None]:
-        """While this lasts, the processes can talk; `device` is the kind they compute on."""
+        """While this lasts, the processes can talk; `device` is the kind they compute on.
+
+        Raises:
+            TrainingError: they cannot connect.
+        """
         if self.world == 1:
             yield
             return
         backend = "cpu:gloo,cuda:nccl" if device.startswith("cuda") else "gloo"
-        with _telling():
+        try:
             dist.init_process_group(
                 backend, rank=self.rank, world_size=self.world, timeout=PATIENCE
             )
+        except (RuntimeError, ValueError) as error:
+            raise TrainingError(
+                f"process {self.rank} of {self.world} cannot connect to the others: "
+                f"{_first_line(error)}"
+            ) from error
         try:
             yield
         finally:
@@ -231,25 +240,42 @@ def _telling() -> Iterator[Any]:
     try:
         yield
     except RuntimeError as error:
-        raise PeerLost from error
+        raise PeerLost(error) from error
 
 
 @contextmanager
 def peers_told_of() -> Iterator[None]:
-    """Turns what torch says, in the middle of a model, when a process is gone into a sentence."""
+    """Turns what torch says, in the middle of a model, when a process is gone into a sentence; what
+    is trained is a run, so the sentence says how to go on with it."""
     try:
         yield
+    except PeerLost as error:
+        raise error.in_a_run() from error
     except RuntimeError as error:
         if isinstance(error, dist.DistError) or "gloo" in str(error).lower():
-            raise PeerLost from error
+            raise PeerLost(error).in_a_run() from error
         raise
 
 
 class PeerLost(TrainingError):
     """Another process of the run has ended."""
 
-    def __init__(self) -> None:
+    def __init__(self, reason: Exception, advice: str = "") -> None:
+        """Tells of it, with the first line of what torch said."""
         super().__init__(
-            "another process of this run has ended, so this one stops too; the last checkpoint is "
-            "kept: go on with microgpt train --resume, on any number of processes"
+            "another process of this run has ended, so this one stops too "
+            f"({_first_line(reason)}){advice}"
         )
+        self.reason = reason
+
+    def in_a_run(self) -> PeerLost:
+        """Returns the same, of a run that can be gone on with."""
+        return PeerLost(
+            self.reason,
+            "; the last checkpoint is kept: go on with microgpt train --resume, on any number of "
+            "processes",
+        )
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().partition("\n")[0] or type(error).__name__

@@ -19,8 +19,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from microgpt.config import RunConfig
-from microgpt.data.loader import IGNORED, Ahead, LineRules, Loader
+from microgpt.config import IGNORED, RunConfig
+from microgpt.data.loader import Ahead, LineRules, Loader
 from microgpt.data.shards import Dataset
 from microgpt.device import Compute
 from microgpt.errors import CheckpointError

@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from microgpt.data.loader import IGNORED, Ahead, ArrayIds, LineRules, Loader, shuffled
+from microgpt.config import IGNORED
+from microgpt.data.loader import Ahead, ArrayIds, LineRules, Loader, shuffled
 from microgpt.data.shards import Split
 from microgpt.errors import DataError
 from reference.dataset_folder import write_split
