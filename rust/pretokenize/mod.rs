@@ -35,7 +35,7 @@ use text::Text;
 use words::Words;
 
 /// How many pieces [`Scanner::fill`] hands over at a time.
-const BATCH: usize = 256;
+const BATCH: usize = 512;
 
 /// How text is cut into pieces. Two patterns are equal when they cut by the same regex.
 #[derive(Clone, Debug)]
