@@ -338,6 +338,7 @@ def test_eval_refuses_what_it_cannot_measure(microgpt, folder):
         (["r", "one.txt", "--exact-match", "--after-pattern", "["], "is no regular expression"),
         (["r", "one.txt", "--exact-match", "--after", ""], "the mark is empty"),
         (["r", "one.txt", "--after", "=", "--after-pattern", "="], "give one"),
+        (["r", "one.txt", "--lines-before", "1"], "belong to --exact-match"),
         (["r", "dataset.txt", "--stride", "17"], "must lie in 1..16"),
     ):
         status, _, messages = microgpt("eval", *arguments)

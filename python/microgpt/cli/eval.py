@@ -67,6 +67,9 @@ def command(name: str, data: str, exact_match: bool, as_json: bool, **options: A
     """
     if options["after"] is not None and options["after_pattern"] is not None:
         raise UsageError("--after and --after-pattern both say what answers follow: give one")
+    asks = options["after"] is not None or options["after_pattern"] is not None
+    if not exact_match and (asks or options["lines_before"]):
+        raise UsageError("--after, --after-pattern and --lines-before belong to --exact-match")
     require_training("eval")
     from microgpt.device import calm_threads
 
