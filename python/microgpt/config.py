@@ -292,7 +292,7 @@ class TrainingConfig:
     compile: bool = False
     recompute_activations: bool = False
     """Blocks keep only what they read, and are computed again in the backward pass: less memory,
-    about a third more time."""
+    more time."""
     threads: int | None = None
     """Threads of one CPU process; None: chosen."""
     adapt_threads: bool = False

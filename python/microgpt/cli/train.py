@@ -397,7 +397,7 @@ def _planned(
         _answers_after(dataset, tokenizer),
     )
     config, remarks = plan.plan_shape(given, facts, machine, parameters)
-    # Before the process holds more than its libraries.
+    # A peak: what tokenizing the text took just now is in it, where that was more.
     libraries = idle_memory_bytes(Compute.of(device, dtype))
     threads, seconds = measured_threads(config)
     if kind == "cpu" and asked_dtype == "auto":
