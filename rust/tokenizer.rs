@@ -28,6 +28,7 @@ const BYTES_PER_THREAD: usize = 256 << 10;
 const LARGE_PART: usize = 1 << 20;
 /// Encoders that wait for reuse.
 const SHELF: usize = 16;
+
 /// A vocabulary and a pattern: turns text into ids and back.
 #[derive(Debug)]
 pub struct Tokenizer {

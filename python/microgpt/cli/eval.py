@@ -15,10 +15,7 @@ from microgpt.cli import require_training
 from microgpt.errors import CheckpointError, DataError, UsageError
 
 if TYPE_CHECKING:
-    import numpy as np
-
     from microgpt.data.loader import Ids
-    from microgpt.data.shards import Dataset
     from microgpt.device import Compute
     from microgpt.model.gpt import GPT
     from microgpt.run_folder import RunFolder
@@ -138,11 +135,13 @@ def _loss(loaded: _Loaded, data: Path, side: str, stride: int | None) -> dict[st
 def _text(loaded: _Loaded, data: Path, side: str) -> Iterator[tuple[Ids, int]]:
     """Gives the ids of a dataset's side, or of files read as the run's own text was, and the bytes
     they stand for."""
-    from microgpt.data.prepare import read_whole
+    from microgpt.data.prepare import opened, read_whole
     from microgpt.data.shards import MANIFEST_FILE, Dataset
 
     if not (data / MANIFEST_FILE).is_file():
-        with read_whole(str(data), loaded.tokenizer, _own_dataset(loaded.run)) as whole:
+        own = loaded.run.read_config().data.dataset
+        like = None if own is None else opened(Path(own))
+        with read_whole(str(data), loaded.tokenizer, like) as whole:
             yield whole.train, whole.manifest.train.text_bytes
         return
     dataset = Dataset.open(data)
@@ -157,17 +156,6 @@ def _text(loaded: _Loaded, data: Path, side: str) -> Iterator[tuple[Ids, int]]:
         yield dataset.valid, dataset.manifest.valid.text_bytes
 
 
-def _own_dataset(run: RunFolder) -> Dataset | None:
-    """Returns the dataset that the run learnt from; None where it is no longer there."""
-    from microgpt.data.shards import Dataset
-
-    folder = run.read_config().data.dataset
-    try:
-        return None if folder is None else Dataset.open(Path(folder))
-    except DataError:
-        return None
-
-
 def _read(path: Path) -> bytes:
     try:
         return path.read_bytes()
@@ -175,21 +163,13 @@ def _read(path: Path) -> bytes:
         raise DataError(f"cannot read {path}: {error.strerror}") from error
 
 
-def _encoded(tokenizer: Tokenizer, text: bytes) -> np.ndarray:
-    """Returns the ids of a document: an end-of-text id first, where the tokenizer has one."""
-    import numpy as np
-
-    ids = tokenizer.encode_ordinary(text)
-    end = tokenizer.end_of_text_id
-    return ids if end is None else np.concatenate([np.array([end], ids.dtype), ids])
-
-
 def _prompt(tokenizer: Tokenizer, text: bytes) -> list[int]:
     """Returns the ids of a question by itself: as in training, something before it says that it is
     no line's middle, which is an end-of-text id, or a line end where the tokenizer has none."""
-    if tokenizer.end_of_text_id is None:
-        text = b"\n" + text
-    return _encoded(tokenizer, text).tolist()
+    end = tokenizer.end_of_text_id
+    if end is None:
+        return tokenizer.encode_ordinary(b"\n" + text).tolist()
+    return [end, *tokenizer.encode_ordinary(text).tolist()]
 
 
 # The answers

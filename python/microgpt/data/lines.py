@@ -61,9 +61,11 @@ def require_marked(rules: Rules, split: Ids) -> None:
     Raises:
         UsageError: it does not, so nothing would be learnt, or judged.
     """
-    ids = split.read(0, min(split.tokens, MARKER_SAMPLE_TOKENS))
     for flag, found in (("--loss-after", rules.training), ("--answers-after", rules.answers)):
-        if found is not None and found.marks is not None and not found.marks[ids].any():
+        if found is None or found.marks is None:
+            continue
+        ids = split.read(0, min(split.tokens, MARKER_SAMPLE_TOKENS))
+        if not found.marks[ids].any():
             raise UsageError(
                 f"the first {len(ids):,} tokens of the text do not hold what {flag} names: give a "
                 "marker that lines have, or leave it out"

@@ -267,7 +267,7 @@ def prepare(
         DataError, OSError: the input cannot be read, or the folder not written.
     """
     with _kept_standard_input(source) as source:
-        present = None if force else _opened(folder)
+        present = None if force else opened(folder)
         if present is not None and not _is_of(present, source, report):
             raise UsageError(
                 f"{folder} holds a dataset of other text or options: --force replaces it, "
@@ -299,7 +299,7 @@ def find_or_make(path: str, options: Mapping[str, Any]) -> Dataset:
     source = Source(inputs=(path,))
     with _kept_standard_input(source) as source, Progress("tokenize") as bar:
         for folder in _candidates(path):
-            dataset = _opened(folder)
+            dataset = opened(folder)
             if dataset is None or not choice.admits(dataset):
                 continue
             if _is_of(dataset, _read_like(dataset, source), bar.core):
@@ -377,7 +377,7 @@ def _require_known(tokenizer: Tokenizer, special_tokens: tuple[str, ...]) -> Non
             raise UsageError(f"the tokenizer has no special token {token!r}; it has: {known}")
 
 
-def _opened(folder: Path) -> Dataset | None:
+def opened(folder: Path) -> Dataset | None:
     """Returns the dataset in `folder`; None where there is none, or a broken one."""
     if not (folder / MANIFEST_FILE).is_file():
         return None

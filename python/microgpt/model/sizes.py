@@ -123,7 +123,8 @@ def training_memory(
     copies = 2 * activation_bytes * count if fused and activation_bytes < 4 else 0
     # A block's widest moment: the stream, what its feed-forward reads, and what that makes.
     widest = 2 * config.n_embd + (4 if config.feed_forward == "swiglu" else 2) * config.hidden_width
-    evaluation = 4 * (evaluation_tokens * widest + 2 * evaluation_tokens * config.vocab_size)
+    chunk = min(evaluation_tokens * config.vocab_size, CHUNK_LOGITS)
+    evaluation = 4 * (evaluation_tokens * widest + 2 * chunk)
     return MemoryEstimate(
         4 * count + copies, 4 * count, states, activations, max(update, evaluation)
     )

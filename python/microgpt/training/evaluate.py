@@ -18,13 +18,14 @@ from microgpt.data.loader import Ids, LineRules, after_marks
 from microgpt.device import Compute
 from microgpt.training.ranks import ALONE, Ranks
 
-BATCH_TOKENS = 4096
-"""An evaluation's batch holds about so many: quick enough, and little memory beside training's."""
+CPU_BATCH_TOKENS, BATCH_TOKENS = 4096, 32_768
+"""An evaluation's batch holds about so many; on a CPU it shall be little beside what training
+holds."""
 
 
-def evaluation_rows(context: int) -> int:
+def evaluation_rows(context: int, device: torch.device) -> int:
     """Returns how many windows an evaluation takes at once."""
-    return max(1, BATCH_TOKENS // context)
+    return max(1, (CPU_BATCH_TOKENS if device.type == "cpu" else BATCH_TOKENS) // context)
 
 
 @dataclass(frozen=True)
@@ -68,7 +69,7 @@ def evaluate(
 ) -> Evaluation:
     """Returns the loss of `model` on `split`, which stands for `text_bytes` of text.
 
-    Windows of `context`, `rows` at once (None: about 4,096 tokens), follow one another by `stride`
+    Windows of `context`, `rows` at once (None: for the device), follow one another by `stride`
     (None: `context`, none overlap); each token but the split's first is predicted once, in the
     first window that reaches it, so after at least `context - stride` others (fewer near the
     start). With `max_tokens`, evenly spread windows that hold about so many. Where rows are aligned
@@ -83,7 +84,7 @@ def evaluate(
     was_training = model.training
     model.eval()
     with torch.inference_mode(), compute.exact():
-        rows = rows or evaluation_rows(context)
+        rows = rows or evaluation_rows(context, compute.device)
         batches = _batches(split, context, stride or context, rows, max_tokens, lines)
         for turn in iter(lambda: list(itertools.islice(batches, ranks.data_world)), []):
             count += sum(int((targets != IGNORED).sum()) for _, targets in turn)

@@ -345,7 +345,7 @@ def memory_bytes(config: RunConfig) -> int:
         recompute_activations=training.recompute_activations,
         fused=not training.needs_autograd and fits(config.model, device, training.dtype),
         direction_bytes=2 if has_fast_bfloat16(device) else 4,
-        evaluation_tokens=evaluation_rows(config.model.context) * config.model.context,
+        evaluation_tokens=evaluation_rows(config.model.context, device) * config.model.context,
     ).total
 
 

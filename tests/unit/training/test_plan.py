@@ -2,9 +2,9 @@
 
 import pytest
 
-from microgpt.config import RunConfig, to_dict
+from microgpt.config import ModelConfig, RunConfig, to_dict
 from microgpt.errors import DataError, UsageError
-from microgpt.model.sizes import parameter_count, training_memory
+from microgpt.model.sizes import CHUNK_LOGITS, parameter_count, training_memory
 from microgpt.training.plan import Facts, Machine, describe, plan_budget, plan_shape
 
 LAPTOP = Machine("cpu", 4)
@@ -167,3 +167,9 @@ def test_small_batches_take_a_lower_rate(rows, given, rate):
     given = {"model": {"context": 64}, "training": {"batch_rows": rows}, "optimizer": given}
     config, _ = plan_shape(given, Facts(10**6, 10**5, 256), Machine("cpu", 2))
     assert config.optimizer.muon_lr == rate
+
+
+def test_an_evaluation_holds_a_chunk_of_its_logits_at_most():
+    shape = ModelConfig(n_layer=1, n_head=1, n_embd=16, vocab_size=50_257)
+    passing = training_memory(shape, 1, evaluation_tokens=4096).passing
+    assert 8 * CHUNK_LOGITS <= passing < 9 * CHUNK_LOGITS
