@@ -13,10 +13,9 @@
 //! tokens: text that goes on for so long will spell most of those that are short and frequent.
 
 use crate::hash::{hash_bytes, hash_key};
+use crate::pieces::{INLINE, Places};
 use std::ops::{Deref, DerefMut, Range};
 
-/// The longest piece that fits a key: fifteen bytes and the length.
-pub(crate) const INLINE: usize = 15;
 /// The longest piece worth remembering.
 const LONGEST: usize = 512;
 
@@ -179,14 +178,6 @@ impl<'a> Quick<'a> {
         unsafe { &*self.words.as_ptr().add(start).cast() }
     }
 
-    /// Starts loading the set of a short piece; returns where it begins.
-    #[inline(always)]
-    pub(crate) fn approach(self, key: u128) -> u32 {
-        let start = self.start(hash_key(key));
-        prefetch(self.set(start));
-        start as u32
-    }
-
     /// The ids of a short piece, if the set that begins at `start` has them. A place that was
     /// approached before the table grew is inside the table still, only in vain.
     #[inline(always)]
@@ -195,40 +186,13 @@ impl<'a> Quick<'a> {
     }
 }
 
-/// For each length, the bytes of a key that belong to the piece, and the length in its place; of a piece
-/// that is too long, none and what no key has there.
-static MASKS: [[u128; 2]; INLINE + 2] = {
-    let mut masks = [[0, 0xFF << 120]; INLINE + 2];
-    let mut length = 1;
-    while length <= INLINE {
-        masks[length] = [u128::MAX >> (128 - 8 * length), (length as u128) << 120];
-        length += 1;
+impl Places for Quick<'_> {
+    #[inline(always)]
+    fn approach(self, key: u128) -> u32 {
+        let start = self.start(hash_key(key));
+        prefetch(self.set(start));
+        start as u32
     }
-    masks
-};
-
-/// The key of `text[start..end]`, of 1 to [`INLINE`] bytes.
-#[inline(always)]
-pub(crate) fn key(text: &[u8], start: usize, end: usize) -> u128 {
-    match text.get(start..start + 16) {
-        Some(window) => {
-            let mut sixteen = [0; 16];
-            sixteen.copy_from_slice(window);
-            key_of(sixteen, end - start)
-        }
-        None => {
-            let mut sixteen = [0; 16];
-            sixteen[..end - start].copy_from_slice(&text[start..end]);
-            key_of(sixteen, end - start)
-        }
-    }
-}
-
-/// The key of the first `length` bytes, 1 to [`INLINE`]; for one more, a key that no piece has.
-#[inline(always)]
-pub(crate) fn key_of(sixteen: [u8; 16], length: usize) -> u128 {
-    let [mask, last] = MASKS[length];
-    u128::from_le_bytes(sixteen) & mask | last
 }
 
 /// Four ids and their number as an entry holds them.

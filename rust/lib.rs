@@ -14,6 +14,7 @@ pub mod fuzz;
 mod hash;
 pub mod kernels;
 mod memory;
+mod pieces;
 pub mod pretokenize;
 #[cfg(feature = "python")]
 mod python;

@@ -4,20 +4,15 @@
 //! each is compared with what came, and its ids are copied. Both loops are functions of their own, so
 //! that all they need stays in registers; a piece that is not found where it should be leaves them.
 
-use crate::cache::{INLINE, Quick, WordCache, key, key_of};
+use crate::cache::WordCache;
 use crate::control::Control;
 #[cfg(target_arch = "x86_64")]
 use crate::encode::is_wide;
 use crate::encode::{Scratch, merge};
 use crate::error::{Error, Result};
+use crate::pieces::{Group, LONG, Pieces};
 use crate::sink::Sink;
 use crate::vocab::Vocab;
-
-/// A group has about so many pieces, and less than twice as many.
-const TOGETHER: usize = 256;
-/// Keys from here on are of pieces that are too long for one: no set holds them, and their low half
-/// is the hash that finds their record.
-const LONG: u128 = 0xFF << 120;
 
 /// What an encoder remembers between texts.
 #[derive(Debug)]
@@ -28,61 +23,6 @@ pub(crate) struct Memory {
     group: Group,
 }
 
-/// The pieces that are looked up together.
-#[derive(Debug)]
-struct Group {
-    keys: [u128; 2 * TOGETHER],
-    /// Where the set of each begins.
-    places: [u32; 2 * TOGETHER],
-}
-
-/// A stretch of text and the ends of some of its pieces, the first of which begins at `start`.
-#[derive(Clone, Copy)]
-struct Pieces<'a> {
-    text: &'a [u8],
-    start: usize,
-    ends: &'a [usize],
-}
-
-impl<'a> Pieces<'a> {
-    fn last(self) -> usize {
-        self.ends.last().copied().unwrap_or(self.start)
-    }
-
-    /// Those that begin sixteen bytes before the text ends, at least, and the others.
-    #[cfg(target_arch = "x86_64")]
-    fn inside(self) -> (Self, Self) {
-        let Some(limit) = self
-            .text
-            .len()
-            .checked_sub(16)
-            .filter(|&at| self.start <= at)
-        else {
-            return (Self { ends: &[], ..self }, self);
-        };
-        let count = self.ends.partition_point(|&end| end <= limit) + 1;
-        let (inside, others) = self.ends.split_at(count.min(self.ends.len()));
-        let inside = Self {
-            ends: inside,
-            ..self
-        };
-        let start = inside.last();
-        (
-            inside,
-            Self {
-                start,
-                ends: others,
-                ..self
-            },
-        )
-    }
-
-    fn get(self, place: usize) -> &'a [u8] {
-        let from = place.checked_sub(1).map_or(self.start, |at| self.ends[at]);
-        &self.text[from..self.ends[place]]
-    }
-}
-
 impl Memory {
     /// One that knows nothing yet.
     pub(crate) fn new() -> Box<Self> {
@@ -90,10 +30,7 @@ impl Memory {
             cache: WordCache::new(),
             scratch: Scratch::default(),
             symbols: Vec::new(),
-            group: Group {
-                keys: [0; 2 * TOGETHER],
-                places: [0; 2 * TOGETHER],
-            },
+            group: Group::new(),
         })
     }
 
@@ -106,20 +43,17 @@ impl Memory {
         &mut self,
         vocab: &Vocab,
         text: &[u8],
-        mut start: usize,
+        start: usize,
         ends: &[usize],
         control: &Control,
         sink: &mut impl Sink,
     ) -> Result<usize> {
-        // As even as can be: a group of a few pieces would cost what a whole one does.
-        let groups = (ends.len() / TOGETHER).max(1);
-        for ends in ends.chunks(ends.len().div_ceil(groups).max(1)) {
-            let pieces = Pieces { text, start, ends };
+        let pieces = Pieces { text, start, ends };
+        for group in pieces.groups() {
             control.check()?;
-            self.look_up(vocab, pieces, control, sink)?;
-            start = pieces.last();
+            self.look_up(vocab, group, control, sink)?;
         }
-        Ok(start)
+        Ok(pieces.last())
     }
 
     fn look_up<S: Sink>(
@@ -129,8 +63,7 @@ impl Memory {
         control: &Control,
         sink: &mut S,
     ) -> Result<()> {
-        let quick = self.cache.quick();
-        if approach(quick, pieces, &mut self.group) {
+        if self.group.approach(self.cache.quick(), pieces) {
             self.approach_long(pieces);
         }
         let mut cursor = sink.open(pieces.ends.len());
@@ -231,71 +164,6 @@ impl Memory {
         }
         Ok(())
     }
-}
-
-/// Leaves for each piece its key, [`LONG`] for one that is long, and the place of its set, which is then
-/// on its way; whether some piece is long.
-fn approach(quick: Quick<'_>, pieces: Pieces<'_>, group: &mut Group) -> bool {
-    let Group { keys, places } = group;
-    // Far from the end of the text no piece needs to ask whether sixteen bytes can be read.
-    #[cfg(target_arch = "x86_64")]
-    if is_wide() {
-        let (inside, at_end) = pieces.inside();
-        let ((keys, end_keys), (places, end_places)) = (
-            keys.split_at_mut(inside.ends.len()),
-            places.split_at_mut(inside.ends.len()),
-        );
-        // SAFETY: the processor has the features, and sixteen bytes can be read from each piece on.
-        let long = unsafe { approach_wide(quick, inside, keys, places) };
-        return approach_any(quick, at_end, end_keys, end_places) | long;
-    }
-    approach_any(quick, pieces, keys, places)
-}
-
-/// [`approach`] wherever the pieces are.
-fn approach_any(
-    quick: Quick<'_>,
-    pieces: Pieces<'_>,
-    keys: &mut [u128],
-    places: &mut [u32],
-) -> bool {
-    let (mut from, mut long) = (pieces.start, false);
-    for ((slot, place), &end) in keys.iter_mut().zip(places).zip(pieces.ends) {
-        *slot = LONG;
-        if end - from <= INLINE {
-            *slot = key(pieces.text, from, end);
-            *place = quick.approach(*slot);
-        }
-        long |= *slot == LONG;
-        from = end;
-    }
-    long
-}
-
-/// [`approach`] for AVX2.
-///
-/// # Safety
-/// Pieces begin sixteen bytes before the text ends, at least.
-#[cfg(target_arch = "x86_64")]
-#[target_feature(enable = "avx2,bmi1,bmi2,lzcnt,popcnt")]
-#[inline(never)]
-unsafe fn approach_wide(
-    quick: Quick<'_>,
-    pieces: Pieces<'_>,
-    keys: &mut [u128],
-    places: &mut [u32],
-) -> bool {
-    let (mut from, mut longest) = (pieces.start, 0);
-    for ((slot, place), &end) in keys.iter_mut().zip(places).zip(pieces.ends) {
-        let length = end - from;
-        longest |= length;
-        // SAFETY: the caller's condition.
-        let sixteen = unsafe { *pieces.text.as_ptr().add(from).cast() };
-        *slot = key_of(sixteen, length.min(INLINE + 1));
-        *place = quick.approach(*slot);
-        from = end;
-    }
-    longest > INLINE
 }
 
 /// Copies the ids of the pieces in `places` up to the first that its set does not have; returns the place

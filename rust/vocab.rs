@@ -13,12 +13,13 @@
 //! it would alone). Where some token does not, every way to cut every token into two tokens becomes a
 //! pair of that token's rank, and a piece that is itself a token is taken whole.
 
-use crate::cache::{INLINE, Sets, Words, filled, key, prefetch};
+use crate::cache::{Sets, Words, filled, prefetch};
 use crate::control::Control;
 use crate::encode::{Scratch, merge};
 use crate::error::{Error, Result};
 use crate::formats::printable::to_bytes;
 use crate::hash::{hash_bytes, hash_key, hash_word};
+use crate::pieces::{INLINE, key};
 use sha2::{Digest, Sha256};
 use std::collections::HashSet;
 use std::ops::Range;

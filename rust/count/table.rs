@@ -6,17 +6,13 @@
 
 use crate::cache::{filled, prefetch};
 use crate::control::{Control, sort_by};
-#[cfg(target_arch = "x86_64")]
-use crate::encode::is_wide;
 use crate::error::{Error, Result};
+use crate::pieces::{Group, INLINE, LONG, MOST, Pieces, Places, key};
 use std::cmp::Ordering;
 use std::hash::{BuildHasher, RandomState};
+use std::ops::Range;
 
-/// Bytes that fit into a key beside their length.
-const INLINE: usize = 15;
-/// Marks the key of a piece that lies in the arena, where an inline key has its length.
-const LONG: u64 = 0xFF << 56;
-/// Pieces hashed ahead of their look-up, so that their cache lines are on the way.
+/// Entries of another table hashed ahead of their look-up, so that their cache lines are on the way.
 const AHEAD: usize = 32;
 /// Entries of an empty table.
 const FIRST_ENTRIES: usize = 1 << 12;
@@ -34,7 +30,8 @@ impl Seeds {
     }
 
     #[inline(always)]
-    fn hash(self, [low, high]: [u64; 2]) -> u64 {
+    fn hash(self, key: u128) -> u64 {
+        let (low, high) = (key as u64, (key >> 64) as u64);
         let product = u128::from(low ^ self.0) * u128::from(high ^ self.1);
         (product >> 64) as u64 ^ product as u64
     }
@@ -43,18 +40,11 @@ impl Seeds {
         let (words, rest) = piece.as_chunks::<16>();
         let mut hash = piece.len() as u64;
         for word in words {
-            let [low, high] = halves(*word);
-            hash = self.hash([low ^ hash, high]).rotate_left(23);
+            let word = u128::from_le_bytes(*word);
+            hash = self.hash(word ^ u128::from(hash)).rotate_left(23);
         }
-        let [low, high] = halves(padded(rest));
-        self.hash([low ^ hash, high])
+        self.hash(u128::from_le_bytes(padded(rest)) ^ u128::from(hash))
     }
-}
-
-#[inline(always)]
-fn halves(bytes: [u8; 16]) -> [u64; 2] {
-    let bits = u128::from_le_bytes(bytes);
-    [bits as u64, (bits >> 64) as u64]
 }
 
 fn padded(bytes: &[u8]) -> [u8; 16] {
@@ -63,38 +53,11 @@ fn padded(bytes: &[u8]) -> [u8; 16] {
     all
 }
 
-/// For each length, the bytes of a key that it leaves.
-static MASKS: [[u64; 2]; INLINE + 1] = {
-    let mut masks = [[0; 2]; INLINE + 1];
-    let mut len = 0;
-    while len <= INLINE {
-        let mask = (1_u128 << (len * 8)) - 1;
-        masks[len] = [mask as u64, (mask >> 64) as u64];
-        len += 1;
-    }
-    masks
-};
-
-/// The inline key of `text[start..end]`, at most 15 bytes of it: the bytes, then their number.
-#[inline(always)]
-fn inline_key(text: &[u8], start: usize, end: usize) -> [u64; 2] {
-    let len = end - start;
-    let [low, high] = match text.get(start..start + 16) {
-        Some(window) => {
-            let (window, mask) = (window.first_chunk().copied(), MASKS[len & INLINE]);
-            let [low, high] = halves(window.unwrap_or_default());
-            [low & mask[0], high & mask[1]]
-        }
-        None => halves(padded(&text[start..end])),
-    };
-    [low, high | (len as u64) << 56]
-}
-
 /// Where the count is 0 nothing was entered, and the key is 0, which no piece has.
 #[derive(Clone, Copy, Default)]
 #[repr(C, align(32))]
 struct Entry {
-    key: [u64; 2],
+    key: u128,
     count: u64,
     /// The least position at which the piece was met.
     first: u64,
@@ -112,12 +75,29 @@ pub(super) struct Table {
     limit: usize,
 }
 
-/// A piece that is being looked for.
-#[derive(Clone, Copy, Default)]
-struct Wanted {
-    key: [u64; 2],
-    /// Where it is, unless something else was there before.
-    home: usize,
+/// A look into the entries that keeps where they are in registers.
+#[derive(Clone, Copy)]
+struct Quick<'a> {
+    entries: &'a [Entry],
+    seeds: Seeds,
+}
+
+impl Quick<'_> {
+    /// Where a piece of this hash is, unless something else was there before.
+    #[inline(always)]
+    fn home(self, hash: u64) -> u32 {
+        // The lowest bits say whose share a piece is when tables are joined.
+        (hash >> 20) as u32 & (self.entries.len() - 1) as u32
+    }
+}
+
+impl Places for Quick<'_> {
+    #[inline(always)]
+    fn approach(self, key: u128) -> u32 {
+        let home = self.home(self.seeds.hash(key));
+        prefetch(self.entries.as_ptr().wrapping_add(home as usize));
+        home
+    }
 }
 
 impl Table {
@@ -156,7 +136,7 @@ impl Table {
 
     /// Whether it has to be emptied before more is added.
     pub(super) fn is_full(&self) -> bool {
-        self.used > 0 && (self.bytes() > self.limit || (self.is_crowded(AHEAD) && !self.can_grow()))
+        self.used > 0 && (self.bytes() > self.limit || (self.is_crowded(MOST) && !self.can_grow()))
     }
 
     /// Whether the limit allows for twice the entries beside those that are moved.
@@ -184,72 +164,75 @@ impl Table {
         base: u64,
         control: &Control,
     ) -> Result<usize> {
-        #[cfg(target_arch = "x86_64")]
-        if is_wide() {
-            // SAFETY: the processor has the features that the function is compiled for.
-            return unsafe { self.count_wide(text, start, ends, base, control) };
-        }
-        self.count_by(text, start, ends, base, control)
-    }
-
-    #[cfg(target_arch = "x86_64")]
-    #[target_feature(enable = "avx2,bmi1,bmi2,lzcnt,popcnt")]
-    fn count_wide(
-        &mut self,
-        text: &[u8],
-        start: usize,
-        ends: &[usize],
-        base: u64,
-        control: &Control,
-    ) -> Result<usize> {
-        self.count_by(text, start, ends, base, control)
-    }
-
-    #[inline(always)]
-    fn count_by(
-        &mut self,
-        text: &[u8],
-        mut start: usize,
-        ends: &[usize],
-        base: u64,
-        control: &Control,
-    ) -> Result<usize> {
-        let mut wanted = [Wanted::default(); AHEAD];
-        let mut counted = 0;
-        for batch in ends.chunks(AHEAD) {
-            if self.is_crowded(AHEAD) {
+        let pieces = Pieces { text, start, ends };
+        let (mut group, mut counted) = (Group::new(), 0);
+        for pieces in pieces.groups() {
+            if self.is_crowded(MOST) {
                 if !self.can_grow() {
                     break;
                 }
                 self.grow(control)?;
             }
-            let mut from = start;
-            for (slot, &end) in wanted.iter_mut().zip(batch) {
-                *slot = self.wanted(text, from, end);
-                prefetch(&self.entries[slot.home]);
-                from = end;
+            if group.approach(self.quick(), pieces) {
+                self.approach_long(&mut group, pieces);
             }
-            for (slot, &end) in wanted.iter().zip(batch) {
-                let entry = &mut self.entries[slot.home];
-                // Not as arrays: sixteen bytes read at once would wait for two writes of eight.
-                if (entry.key[0] ^ slot.key[0]) | (entry.key[1] ^ slot.key[1]) == 0 {
-                    entry.count += 1;
-                } else {
-                    self.count_elsewhere(*slot, &text[start..end], base + start as u64);
+            let mut place = 0;
+            loop {
+                place = self.count_known(&group, place..pieces.ends.len());
+                if place == pieces.ends.len() {
+                    break;
                 }
-                start = end;
+                let first = base + pieces.start_of(place) as u64;
+                self.count_elsewhere(group.keys[place], pieces.get(place), first);
+                place += 1;
             }
-            counted += batch.len();
+            counted += pieces.ends.len();
         }
         Ok(counted)
     }
 
+    fn quick(&self) -> Quick<'_> {
+        Quick {
+            entries: &self.entries,
+            seeds: self.seeds,
+        }
+    }
+
+    /// Gives long pieces their hashes, and asks for their places.
+    #[inline(never)]
+    fn approach_long(&self, group: &mut Group, pieces: Pieces<'_>) {
+        let quick = self.quick();
+        for place in 0..pieces.ends.len() {
+            if group.keys[place] >= LONG {
+                let hash = self.seeds.hash_long(pieces.get(place));
+                group.keys[place] = LONG | u128::from(hash);
+                group.places[place] = quick.home(hash);
+                prefetch(&self.entries[group.places[place] as usize]);
+            }
+        }
+    }
+
+    /// Counts the pieces in `places` up to the first that is not where its hash says; returns the place
+    /// of that one, or the end.
+    #[inline(never)]
+    fn count_known(&mut self, group: &Group, places: Range<usize>) -> usize {
+        let end = places.end.min(MOST);
+        for place in places.start..end {
+            let entry = &mut self.entries[group.places[place] as usize];
+            if entry.key != group.keys[place] {
+                return place;
+            }
+            entry.count += 1;
+        }
+        end
+    }
+
     /// Counts a piece that is not where its hash says.
     #[inline(never)]
-    fn count_elsewhere(&mut self, wanted: Wanted, piece: &[u8], first: u64) {
-        let at = self.find(wanted, piece);
+    fn count_elsewhere(&mut self, key: u128, piece: &[u8], first: u64) {
+        let at = self.find(key, piece);
         if self.entries[at].count == 0 {
-            self.insert(at, wanted.key, piece, 1, first);
+            self.insert(at, key, piece, 1, first);
         } else {
             self.entries[at].count += 1;
         }
@@ -266,13 +249,17 @@ impl Table {
         first: u64,
         control: &Control,
     ) -> Result<()> {
-        let key = self.key(piece, 0, piece.len());
+        let key = if piece.len() <= INLINE {
+            key(piece, 0, piece.len())
+        } else {
+            LONG | u128::from(self.seeds.hash_long(piece))
+        };
         self.add(key, piece, count, first, control)
     }
 
     fn add(
         &mut self,
-        key: [u64; 2],
+        key: u128,
         piece: &[u8],
         count: u64,
         first: u64,
@@ -281,7 +268,7 @@ impl Table {
         if self.is_crowded(1) {
             self.grow(control)?;
         }
-        let at = self.find(self.want(key), piece);
+        let at = self.find(key, piece);
         let entry = &mut self.entries[at];
         if entry.count == 0 {
             self.insert(at, key, piece, count, first);
@@ -309,7 +296,7 @@ impl Table {
             for entry in entries.iter().filter(|entry| entry.count != 0) {
                 let hash = self.hash_of(entry.key);
                 if ((hash & 0xFFFF) * shares) >> 16 == share {
-                    prefetch(&self.entries[self.home(hash)]);
+                    prefetch(&self.entries[self.quick().home(hash) as usize]);
                     waiting.push((hash, entry));
                     if waiting.len() == AHEAD {
                         self.take_in(&mut waiting, other, control)?;
@@ -329,8 +316,8 @@ impl Table {
     ) -> Result<()> {
         for (hash, entry) in waiting.drain(..) {
             let piece = other.piece(entry.key);
-            let key = if entry.key[1] >= LONG {
-                [hash, LONG]
+            let key = if entry.key >= LONG {
+                LONG | u128::from(hash)
             } else {
                 entry.key
             };
@@ -389,52 +376,25 @@ impl Table {
     }
 
     #[inline(always)]
-    fn wanted(&self, text: &[u8], start: usize, end: usize) -> Wanted {
-        self.want(self.key(text, start, end))
-    }
-
-    #[inline(always)]
-    fn want(&self, key: [u64; 2]) -> Wanted {
-        let home = self.home(self.hash_of(key));
-        Wanted { key, home }
-    }
-
-    /// The key to look for; that of a long piece has no place in the arena yet.
-    #[inline(always)]
-    fn key(&self, text: &[u8], start: usize, end: usize) -> [u64; 2] {
-        if end - start <= INLINE {
-            inline_key(text, start, end)
-        } else {
-            [self.seeds.hash_long(&text[start..end]), LONG]
-        }
-    }
-
-    #[inline(always)]
-    fn hash_of(&self, key: [u64; 2]) -> u64 {
-        if key[1] >= LONG {
-            key[0]
+    fn hash_of(&self, key: u128) -> u64 {
+        if key >= LONG {
+            key as u64
         } else {
             self.seeds.hash(key)
         }
     }
 
-    #[inline(always)]
-    fn home(&self, hash: u64) -> usize {
-        // The lowest bits say whose share a piece is when tables are joined.
-        (hash as usize >> 20) & (self.entries.len() - 1)
-    }
-
     /// Where the piece is or, if it is new, belongs.
-    fn find(&self, wanted: Wanted, piece: &[u8]) -> usize {
+    fn find(&self, key: u128, piece: &[u8]) -> usize {
         let mask = self.entries.len() - 1;
-        let mut at = wanted.home;
+        let mut at = self.quick().home(self.hash_of(key)) as usize;
         loop {
             let entry = &self.entries[at];
-            let same = if wanted.key[1] < LONG {
-                entry.key == wanted.key
+            let same = if key < LONG {
+                entry.key == key
             } else {
-                entry.key[0] == wanted.key[0]
-                    && entry.key[1] > LONG
+                entry.key >= LONG
+                    && entry.key as u64 == key as u64
                     && self.long_piece(entry.key) == piece
             };
             if same || entry.count == 0 {
@@ -444,7 +404,7 @@ impl Table {
         }
     }
 
-    fn insert(&mut self, at: usize, mut key: [u64; 2], piece: &[u8], count: u64, first: u64) {
+    fn insert(&mut self, at: usize, mut key: u128, piece: &[u8], count: u64, first: u64) {
         if piece.len() > INLINE {
             let room = self.long.capacity() - self.long.len();
             if room < piece.len() {
@@ -455,7 +415,7 @@ impl Table {
             self.long.extend_from_slice(piece);
             self.long_ends.push(self.long.len());
             // From 1 on, so that no piece that is looked for has the key of one that is here.
-            key[1] = LONG | self.long_ends.len() as u64;
+            key |= (self.long_ends.len() as u128) << 64;
         }
         self.entries[at] = Entry { key, count, first };
         self.used += 1;
@@ -469,7 +429,7 @@ impl Table {
         for entries in old.chunks(STRIDE) {
             control.check()?;
             for entry in entries.iter().filter(|entry| entry.count != 0) {
-                let mut at = self.home(self.hash_of(entry.key));
+                let mut at = self.quick().home(self.hash_of(entry.key)) as usize;
                 while self.entries[at].count != 0 {
                     at = (at + 1) & mask;
                 }
@@ -479,8 +439,8 @@ impl Table {
         Ok(())
     }
 
-    fn long_piece(&self, key: [u64; 2]) -> &[u8] {
-        let index = (key[1] & !LONG) as usize - 1;
+    fn long_piece(&self, key: u128) -> &[u8] {
+        let index = ((key & !LONG) >> 64) as usize - 1;
         let start = if index == 0 {
             0
         } else {
@@ -489,29 +449,25 @@ impl Table {
         &self.long[start..self.long_ends[index]]
     }
 
-    fn piece(&self, key: [u64; 2]) -> Piece<'_> {
-        if key[1] >= LONG {
+    fn piece(&self, key: u128) -> Piece<'_> {
+        if key >= LONG {
             return Piece::Long(self.long_piece(key));
         }
         Piece::Short {
-            bytes: bits(key).to_le_bytes(),
-            len: (key[1] >> 56) as usize,
+            bytes: key.to_le_bytes(),
+            len: (key >> 120) as usize,
         }
     }
 
     /// Compares two pieces by their bytes.
-    fn compare(&self, a: [u64; 2], b: [u64; 2]) -> Ordering {
-        if a[1] < LONG && b[1] < LONG {
+    fn compare(&self, a: u128, b: u128) -> Ordering {
+        if a < LONG && b < LONG {
             // Bytes, most significant first, then the length, which decides where one is the
             // other with zeros behind it.
-            return bits(a).swap_bytes().cmp(&bits(b).swap_bytes());
+            return a.swap_bytes().cmp(&b.swap_bytes());
         }
         self.piece(a).as_bytes().cmp(self.piece(b).as_bytes())
     }
-}
-
-fn bits(key: [u64; 2]) -> u128 {
-    u128::from(key[0]) | u128::from(key[1]) << 64
 }
 
 /// The sum of two counts of one piece.
