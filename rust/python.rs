@@ -1141,6 +1141,7 @@ struct AttentionSpec<'py> {
     eps: f32,
     rotation: Option<(In<'py>, In<'py>)>,
     scale: f32,
+    first_seen: Option<PyReadonlyArray1<'py, u32>>,
 }
 
 impl AttentionSpec<'_> {
@@ -1158,6 +1159,10 @@ impl AttentionSpec<'_> {
             eps: self.eps,
             rotation: slices(self.rotation.as_ref())?,
             scale: self.scale,
+            first_seen: match &self.first_seen {
+                Some(first_seen) => Some(first_seen.as_slice()?),
+                None => None,
+            },
         })
     }
 }

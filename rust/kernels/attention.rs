@@ -3,13 +3,14 @@
 //!
 //! One head of one sequence at a time, so that all it needs lies in the nearest caches: queries and
 //! keys are normalised and rotated as they are read, and a block of queries meets the keys up to its
-//! own end. The backward works the weights out again from each row's log-sum (the idea of Dao et al.
+//! own end, from the first that one of them sees on. The backward works the weights out again from each row's log-sum (the idea of Dao et al.
 //! 2022, FlashAttention). T positions, D numbers of a head; both are padded with zeros to whole
 //! vectors, and what the padding computes is thrown away.
 
 use super::tile::{ROWS, View, product};
 use super::vector::{Vector, read, write};
 use super::{LANES, Number, add_up, for_each_processor, parts, run_all, take};
+use std::ops::Range;
 
 /// Queries whose weights are held at once in the backward, a multiple of `ROWS`.
 const BLOCK: usize = 32;
@@ -36,9 +37,12 @@ pub struct Attention<'a> {
     pub rotation: Option<(&'a [f32], &'a [f32])>,
     /// Factor on the products of queries and keys.
     pub scale: f32,
+    /// The first position that each position sees, (batch, length), never less than the one before
+    /// it does; none: they see all before them.
+    pub first_seen: Option<&'a [u32]>,
 }
 
-impl Attention<'_> {
+impl<'a> Attention<'a> {
     fn row(&self) -> usize {
         (self.queries + 2 * self.keys) * self.width
     }
@@ -58,7 +62,36 @@ impl Attention<'_> {
         if let Some((q, k)) = self.gains {
             assert!(q.len() == self.width && k.len() == self.width);
         }
+        if let Some(first_seen) = self.first_seen {
+            assert!(first_seen.len() == batch * self.length);
+            assert!(first_seen.chunks(self.length.max(1)).all(|first_seen| {
+                let own = (0..)
+                    .zip(first_seen)
+                    .all(|(position, &first)| first <= position);
+                own && first_seen.is_sorted()
+            }));
+        }
         batch
+    }
+
+    /// The same for some of the sequences.
+    fn only(&self, sequences: Range<usize>) -> Self {
+        let of =
+            |seen: &'a [u32]| &seen[sequences.start * self.length..sequences.end * self.length];
+        Self {
+            first_seen: self.first_seen.map(of),
+            ..*self
+        }
+    }
+
+    /// The first position that the one at `position` of a sequence sees; padding sees what the last
+    /// position does.
+    #[inline(always)]
+    fn first_seen(&self, sequence: usize, position: usize) -> usize {
+        match self.first_seen {
+            Some(seen) => seen[sequence * self.length + position.min(self.length - 1)] as usize,
+            None => 0,
+        }
     }
 
     /// Numbers of a head, and positions, with their padding.
@@ -360,7 +393,8 @@ for_each_processor! {
         let mut scores = vec![0.0; ROWS * positions];
         let mut gathered_here = vec![0.0; ROWS * padded];
         let sequences = qkv.chunks_exact(length * row).zip(y.chunks_exact_mut(length * gathered));
-        for ((qkv, y), log_sums) in sequences.zip(log_sums.chunks_exact_mut(length * spec.queries)) {
+        let sequences = sequences.zip(log_sums.chunks_exact_mut(length * spec.queries));
+        for (sequence, ((qkv, y), log_sums)) in sequences.enumerate() {
             for head in 0..spec.queries {
                 let group = spec.queries / spec.keys;
                 if head % group == 0 {
@@ -370,23 +404,29 @@ for_each_processor! {
                 }
                 load(&spec.query(head), qkv, &mut q);
                 for first in (0..length).step_by(ROWS) {
+                    // From the first vector that one of these queries sees to the last.
+                    let start = spec.first_seen(sequence, first) / LANES * LANES;
                     let reach = (first + ROWS).next_multiple_of(LANES);
                     let queries = View { numbers: &q.rows[first * padded..], row: padded, column: 1 };
-                    let keys = (k_columns.as_slice(), positions);
-                    let out = (scores.as_mut_slice(), positions);
-                    product::<false, V>(zero, queries, keys, padded, out, reach);
+                    let keys = (&k_columns[start..], positions);
+                    let out = (&mut scores[start..], positions);
+                    product::<false, V>(zero, queries, keys, padded, out, reach - start);
                     let mut sums = [0.0; ROWS];
                     for (r, scores) in scores.chunks_exact_mut(positions).enumerate() {
-                        let (total, log_sum) = soften(zero, &mut scores[..reach], first + r + 1);
+                        let hidden = start..spec.first_seen(sequence, first + r);
+                        scores[hidden.clone()].fill(f32::MIN);
+                        let seen = first + r + 1 - start;
+                        let (total, log_sum) = soften(zero, &mut scores[start..reach], seen);
+                        scores[hidden].fill(0.0);
                         sums[r] = total;
                         if first + r < length {
                             log_sums[head * length + first + r] = log_sum;
                         }
                     }
-                    let weights = View { numbers: &scores, row: positions, column: 1 };
-                    let values = (v.rows.as_slice(), padded);
+                    let weights = View { numbers: &scores[start..], row: positions, column: 1 };
+                    let values = (&v.rows[start * padded..], padded);
                     let out = (gathered_here.as_mut_slice(), padded);
-                    product::<false, V>(zero, weights, values, first + ROWS, out, padded);
+                    product::<false, V>(zero, weights, values, first + ROWS - start, out, padded);
                     let rows = y.chunks_exact_mut(gathered).skip(first);
                     for ((y, out), sum) in rows.zip(gathered_here.chunks_exact(padded)).zip(sums) {
                         let share = zero.splat(1.0 / sum);
@@ -425,7 +465,7 @@ for_each_processor! {
         let sequences = qkv.chunks_exact(length * row).zip(qkv_slope.chunks_exact_mut(length * row));
         let given = slope.chunks_exact(length * gathered);
         let sequences = sequences.zip(given.zip(log_sums.chunks_exact(length * spec.queries)));
-        for ((qkv, qkv_slope), (slope, log_sums)) in sequences {
+        for (sequence, ((qkv, qkv_slope), (slope, log_sums))) in sequences.enumerate() {
             for head in 0..spec.queries {
                 let group = spec.queries / spec.keys;
                 let (key, value) = (spec.key(head / group), spec.value(head / group));
@@ -441,39 +481,44 @@ for_each_processor! {
                 load(&query, qkv, &mut q);
                 load(&spec.gathered(head), slope, &mut y);
                 for block in (0..length).step_by(BLOCK) {
-                    let reach = block + BLOCK;
+                    let first_vector = |position| spec.first_seen(sequence, position) / LANES * LANES;
+                    let (lowest, reach) = (first_vector(block), block + BLOCK);
                     for first in (block..reach).step_by(ROWS) {
                         let here = (first - block) * positions..(first + ROWS - block) * positions;
                         let (weights, slopes) = (&mut weights[here.clone()], &mut slopes[here]);
-                        let own = (first + ROWS).next_multiple_of(LANES);
+                        let (start, own) = (first_vector(first), (first + ROWS).next_multiple_of(LANES));
                         let at = first * padded;
                         let queries = View { numbers: &q.rows[at..], row: padded, column: 1 };
                         let givens = View { numbers: &y.rows[at..], row: padded, column: 1 };
-                        let keys = (k_columns.as_slice(), positions);
-                        let values = (v_columns.as_slice(), positions);
-                        let out = (&mut *weights, positions);
-                        product::<false, V>(zero, queries, keys, padded, out, own);
-                        let out = (&mut *slopes, positions);
-                        product::<false, V>(zero, givens, values, padded, out, own);
+                        let keys = (&k_columns[start..], positions);
+                        let values = (&v_columns[start..], positions);
+                        let out = (&mut weights[start..], positions);
+                        product::<false, V>(zero, queries, keys, padded, out, own - start);
+                        let out = (&mut slopes[start..], positions);
+                        product::<false, V>(zero, givens, values, padded, out, own - start);
                         let rows = weights.chunks_exact_mut(positions);
                         let rows = rows.zip(slopes.chunks_exact_mut(positions));
                         for (position, (weights, slopes)) in (first..).zip(rows) {
                             let (seen, log_sum) = if position < length {
-                                (position + 1, log_sums[head * length + position])
+                                (position + 1 - start, log_sums[head * length + position])
                             } else {
                                 (0, 0.0)
                             };
-                            weights[own..reach].fill(0.0);
-                            slopes[own..reach].fill(0.0);
-                            let (weights, slopes) = (&mut weights[..own], &mut slopes[..own]);
-                            soften_back(zero, weights, slopes, seen, log_sum);
+                            let hidden = spec.first_seen(sequence, position);
+                            weights[start..hidden].fill(f32::MIN);
+                            let (here, back) = (&mut weights[start..own], &mut slopes[start..own]);
+                            soften_back(zero, here, back, seen, log_sum);
+                            for numbers in [weights, slopes] {
+                                numbers[lowest..hidden].fill(0.0);
+                                numbers[own..reach].fill(0.0);
+                            }
                         }
-                        let rows = View { numbers: slopes, row: positions, column: 1 };
-                        let keys = (k.rows.as_slice(), padded);
+                        let rows = View { numbers: &slopes[start..], row: positions, column: 1 };
+                        let keys = (&k.rows[start * padded..], padded);
                         let out = (&mut q_slope[at..], padded);
-                        product::<false, V>(zero, rows, keys, first + ROWS, out, padded);
+                        product::<false, V>(zero, rows, keys, first + ROWS - start, out, padded);
                     }
-                    for first in (0..reach).step_by(ROWS) {
+                    for first in (lowest..reach).step_by(ROWS) {
                         // Queries before the first of these keys do not see them.
                         let start = first.max(block);
                         let at = (start - block) * positions + first;
@@ -559,7 +604,8 @@ pub fn attention<E: Number>(
         let y = take(&mut y, range.len() * heads * spec.width);
         let log_sums = take(&mut log_sums, range.len() * heads);
         let qkv = &qkv[range.start * sequence..range.end * sequence];
-        move || sequences(spec, qkv, y, log_sums)
+        let spec = spec.only(range);
+        move || sequences(&spec, qkv, y, log_sums)
     });
     run_all(jobs.collect());
 }
@@ -592,7 +638,8 @@ pub fn attention_back<E: Number>(
         let slope = &slope[range.start * heads * spec.width..range.end * heads * spec.width];
         let log_sums = &log_sums[range.start * heads..range.end * heads];
         let qkv = &qkv[range.start * sequence..range.end * sequence];
-        move || sequences_back(spec, slope, qkv, log_sums, qkv_slope, gain_slopes)
+        let spec = spec.only(range);
+        move || sequences_back(&spec, slope, qkv, log_sums, qkv_slope, gain_slopes)
     });
     run_all(jobs.collect());
     add_up(&partial, gain_slopes);

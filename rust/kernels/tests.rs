@@ -130,7 +130,18 @@ fn losses_are_alike<E: Number + Debug>() {
 }
 
 fn attentions_are_alike<E: Number + Debug>() {
-    for (length, width, keys) in [(5, 8, 1), (33, 16, 2), (70, 24, 2)] {
+    let windows = [usize::MAX, 1_usize, 20];
+    let shapes = [(5, 8, 1), (33, 16, 2), (70, 24, 2)];
+    for ((length, width, keys), window) in shapes.into_iter().flat_map(|s| windows.map(|w| (s, w)))
+    {
+        // The second sequence also begins anew in its middle.
+        let first_seen: Vec<u32> = (0..2 * length)
+            .map(|at: usize| {
+                let (position, middle) = (at % length, at / length * (length / 2));
+                let new = if position < middle { 0 } else { middle };
+                new.max((position + 1).saturating_sub(window)) as u32
+            })
+            .collect();
         let gains = (numbers::<f32>(width, 5), numbers::<f32>(width, 6));
         let turns = (
             numbers::<f32>(length * width, 7),
@@ -145,6 +156,7 @@ fn attentions_are_alike<E: Number + Debug>() {
             eps: 1e-6,
             rotation: Some((&turns.0, &turns.1)),
             scale: 0.3,
+            first_seen: (window != usize::MAX).then_some(&first_seen),
         };
         assert_alike(with_each(|| {
             let qkv = numbers::<E>(2 * length * (2 + 2 * keys) * width, 1);

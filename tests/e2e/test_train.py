@@ -114,6 +114,17 @@ def test_rows_can_follow_lines_and_only_answers_be_learnt(microgpt, flags):
     assert status == 0, messages
 
 
+def test_attention_can_be_kept_inside_lines(microgpt, folder):
+    status, _, messages = microgpt("train", *SMALL, "--steps", "5", "--line-mask", "--name", "r")
+    assert status == 0, messages
+    assert RunFolder(folder / "runs" / "r").read_config().model.document_start == ord("\n")
+    _, alone, _ = microgpt("eval", "r", "dataset.txt", "--exact-match", "--json")
+    _, behind, _ = microgpt(
+        "eval", "r", "dataset.txt", "--exact-match", "--lines-before", "1", "--json"
+    )
+    assert json.loads(alone)["correct"] == json.loads(behind)["correct"]
+
+
 def test_a_preset_a_file_and_flags_override_one_another_in_order(microgpt, folder):
     (folder / "mine.toml").write_text(
         "[model]\nn_layer = 2\nn_embd = 8\nn_head = 2\ncontext = 12\n"
@@ -158,7 +169,7 @@ def test_ctrl_c_writes_a_checkpoint_and_resume_ends_like_an_unbroken_run(
 ):
     from microgpt.cli import train
 
-    flags = [*SMALL, "--steps", "12", "--evaluate-every", "5"]
+    flags = [*SMALL, "--dtype", "float32", "--steps", "12", "--evaluate-every", "5"]
     microgpt("train", *flags, "--name", "whole")
     shown = train._Display.step
 
@@ -285,6 +296,7 @@ def test_a_loss_that_is_no_number_ends_in_a_sentence_and_an_entry(microgpt, fold
         (["--device", "abacus"], 2, "device 'abacus' cannot be used"),
         (["--byte", "--bpe"], 2, "--byte and --bpe"),
         (["--loss-after", "=="], 2, "no single token holds it"),
+        (["--line-mask", "--document-mask"], 2, "two different masks"),
         (["--resume", "nobody"], 1, "holds none"),
         (["--resume", "nobody", "--lr", "1"], 2, "leave out --lr"),
         (["--name", "a/b", "--steps", "1"], 2, "plain folder name"),

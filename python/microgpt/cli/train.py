@@ -108,6 +108,8 @@ def _parameter(key: str) -> str:
 @click.option("--recompute-activations", is_flag=True,
               help="Blocks are computed again for gradients: less memory, more time.")  # fmt: skip
 @click.option("--document-mask", is_flag=True, help="Attention stays inside documents.")
+@click.option("--line-mask", is_flag=True,
+              help="Attention stays inside lines, for lines that do not depend on each other.")  # fmt: skip
 @click.option("--set", "sets", multiple=True, metavar="KEY=VALUE", help="Any setting by its key.")
 @click.option("--byte", is_flag=True, help="Tokenize into bytes.")
 @click.option("--bpe", is_flag=True, help="Train a BPE tokenizer on the text.")
@@ -318,13 +320,8 @@ def _begin(path: str, options: Mapping[str, Any], log: Path | None, ranks: Ranks
     from microgpt.text.tokenizer import Tokenizer
 
     tokenizer = Tokenizer.from_file(dataset.tokenizer_path)
-    if options["document_mask"]:
-        if tokenizer.end_of_text_id is None:
-            raise UsageError(
-                "--document-mask needs a tokenizer with an end-of-text token, which begins "
-                "documents: tokenize with --bpe, or leave it out"
-            )
-        given = merged(given, {"model": {"document_start": tokenizer.end_of_text_id}})
+    if (start := _document_start(options, tokenizer)) is not None:
+        given = merged(given, {"model": {"document_start": start}})
     config, plan = _planned(given, dataset, tokenizer, _parameters(options))
     data = replace(config.data, path=path, dataset=str(dataset.folder))
     config = replace(config, data=data)
@@ -340,6 +337,24 @@ def _begin(path: str, options: Mapping[str, Any], log: Path | None, ranks: Ranks
         plan += [f"note   not healthy: {finding}" for finding in findings]
         click.echo("\n".join([f"run    {run.path}", *plan]), err=True)
         _carry_out(run, config, dataset, rules, log, ranks)
+
+
+def _document_start(options: Mapping[str, Any], tokenizer: Tokenizer) -> int | None:
+    """Returns the id behind which attention does not look back, where a flag asks for one."""
+    from microgpt.data.lines import only_line_end
+
+    if options["line_mask"]:
+        if options["document_mask"]:
+            raise UsageError("--line-mask and --document-mask ask for two different masks: give one")
+        return only_line_end(tokenizer)
+    if not options["document_mask"]:
+        return None
+    if tokenizer.end_of_text_id is None:
+        raise UsageError(
+            "--document-mask needs a tokenizer with an end-of-text token, which begins documents: "
+            "tokenize with --bpe, or leave it out"
+        )
+    return tokenizer.end_of_text_id
 
 
 def _require_possible(given: Mapping[str, Any], options: Mapping[str, Any]) -> None:

@@ -40,7 +40,7 @@ def line_rules(data: DataConfig, tokenizer: Tokenizer) -> Rules:
     """
     if data.align is None and data.loss_after is None and data.answers_after is None:
         return Rules(None, None, None)
-    tokens = [tokenizer.token_bytes(id) for id in range(tokenizer.vocab_size)]
+    tokens = [token or b"" for token in tokenizer.tokens()]
     ends = np.array([token.endswith(b"\n") for token in tokens])
     begin = tokenizer.end_of_text_id
     if begin is not None:
@@ -53,6 +53,22 @@ def line_rules(data: DataConfig, tokenizer: Tokenizer) -> Rules:
     learned = _holding(tokens, data.loss_after, "--loss-after")
     answers = _holding(tokens, data.answers_after, "--answers-after")
     return Rules(rules(learned), rules(None), None if answers is None else rules(answers))
+
+
+def only_line_end(tokenizer: Tokenizer) -> int:
+    """Returns the id of the one token that holds a line end.
+
+    Raises:
+        UsageError: there are others, which would end a line too.
+    """
+    holding = [id for id, token in enumerate(tokenizer.tokens()) if b"\n" in (token or b"")]
+    if len(holding) != 1:
+        other = tokenizer.token_bytes(holding[-1])
+        raise UsageError(
+            f"--line-mask needs a tokenizer in which one token ends lines, but {len(holding)} hold "
+            f"a line end, such as {other!r}: use --byte"
+        )
+    return holding[0]
 
 
 def require_marked(rules: Rules, split: Ids) -> None:

@@ -147,6 +147,15 @@ def window_mask(queries: int, keys: int, window: int | None, device: torch.devic
     return seen if window is None else seen & (back < window)
 
 
+def first_seen(ids: Tensor, window: int | None, document_start: int | None) -> Tensor:
+    """Returns the first position that each position of `ids` (B, T) sees, (B, T) of int32."""
+    position = torch.arange(ids.size(1), dtype=torch.int32, device=ids.device)
+    first = torch.zeros_like(ids, dtype=torch.int32)
+    if document_start is not None:
+        first = torch.where(ids == document_start, position, 0).cummax(1).values
+    return first if window is None else first.maximum(position - (window - 1))
+
+
 def document_mask(seen: Tensor, queries: Tensor, keys: Tensor) -> Tensor:
     """Returns `seen` (T, S) where query and key are of one document, (B, 1, T, S); `queries` (B, T)
     and `keys` (B, S) are the documents' numbers."""

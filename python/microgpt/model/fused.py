@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from microgpt.config import ModelConfig
+from microgpt.model.attention import first_seen
 from microgpt.model.feed_forward import MLP, SwiGLU
 from microgpt.model.gpt import GPT, Block
 from microgpt.model.kernels import Room, core
@@ -40,8 +41,6 @@ def fits(config: ModelConfig, device: torch.device, dtype: str = "float32") -> b
         and config.position in ("rope", "none")
         and config.feed_forward in ("swiglu", "squared_relu")
         and config.attention == "softmax"
-        and config.sliding_window is None
-        and config.document_start is None
         and config.head_width <= core.MAX_HEAD_WIDTH
         and config.dropout == 0
         and not any(biases)
@@ -119,6 +118,7 @@ class _Heads(NamedTuple):
     eps: float
     rotation: tuple[NDArray[Any], NDArray[Any]] | None
     scale: float
+    first_seen: NDArray[Any] | None
 
 
 class _Layer:
@@ -202,6 +202,7 @@ class FusedPass:
             layer.begin()
         if not self.config.tied_head:
             _begin(self.embedding, self.embedding_gradient)
+        self.first_seen = self._first_seen(ids)
         ids, targets = ids.reshape(-1), targets.reshape(-1).contiguous()
         self._forward(ids)
         loss = self._head(targets, factor)
@@ -234,7 +235,14 @@ class FusedPass:
         if layer.gains is not None:
             gains = layer.gains[0].detach().numpy(), layer.gains[1].detach().numpy()
         heads = config.n_head, config.kv_heads, config.head_width
-        return _Heads(self.shape[1], *heads, gains, config.norm_eps, self.rotation, layer.scale)
+        shape = self.shape[1], *heads, gains, config.norm_eps, self.rotation, layer.scale
+        return _Heads(*shape, self.first_seen)
+
+    def _first_seen(self, ids: Tensor) -> NDArray[Any] | None:
+        window, document_start = self.config.sliding_window, self.config.document_start
+        if window is None and document_start is None:
+            return None
+        return first_seen(ids, window, document_start).reshape(-1).numpy().view("uint32")
 
     def _norm(
         self, x: Room, branch: Room | None, norm: _Vector, total: Room, y: Room, scale: Room

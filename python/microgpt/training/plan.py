@@ -244,6 +244,11 @@ def _with_answers(config: RunConfig, given: Given, facts: Facts) -> tuple[RunCon
         remarks.append(
             "rows begin where lines do, as a question asked by itself does (--align off: anywhere)"
         )
+    if config.model.document_start is None:
+        remarks.append(
+            "attention looks back over the lines before; where lines have nothing to do with each "
+            "other, --line-mask keeps it inside each, which learns them sooner"
+        )
     if data.loss_after is None:
         remarks.append(
             f"questions are learnt too; with --loss-after {marker!r} only answers are, no better"

@@ -60,7 +60,10 @@ def test_lines_with_answers_are_aligned_and_judged_by_answers_unless_told_otherw
     config, remarks = plan_shape({}, facts, LAPTOP)
     assert (config.data.align, config.data.answers_after) == ("lines", "=")
     assert config.model.dropout == 0.0
-    assert len(remarks) == 3
+    assert len(remarks) == 4
+    assert any("--line-mask" in remark for remark in remarks)
+    _, remarks = plan_shape({"model": {"document_start": 10}}, facts, LAPTOP)
+    assert not any("--line-mask" in remark for remark in remarks)
     config, _ = plan_shape({"data": {"align": None, "answers_after": "+"}}, facts, LAPTOP)
     assert (config.data.align, config.data.answers_after) == (None, "+")
     config, _ = plan_shape({"data": {"answers_after": None}}, facts, LAPTOP)
