@@ -109,7 +109,7 @@ def _parameter(key: str) -> str:
               help="Blocks are computed again for gradients: less memory, more time.")  # fmt: skip
 @click.option("--document-mask", is_flag=True, help="Attention stays inside documents.")
 @click.option("--line-mask", is_flag=True,
-              help="Attention stays inside lines, for lines that do not depend on each other.")  # fmt: skip
+              help="Attention stays inside lines, for those that stand by themselves.")  # fmt: skip
 @click.option("--set", "sets", multiple=True, metavar="KEY=VALUE", help="Any setting by its key.")
 @click.option("--byte", is_flag=True, help="Tokenize into bytes.")
 @click.option("--bpe", is_flag=True, help="Train a BPE tokenizer on the text.")
@@ -345,7 +345,9 @@ def _document_start(options: Mapping[str, Any], tokenizer: Tokenizer) -> int | N
 
     if options["line_mask"]:
         if options["document_mask"]:
-            raise UsageError("--line-mask and --document-mask ask for two different masks: give one")
+            raise UsageError(
+                "--line-mask and --document-mask ask for two different masks: give one"
+            )
         return only_line_end(tokenizer)
     if not options["document_mask"]:
         return None
