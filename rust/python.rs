@@ -1023,6 +1023,12 @@ type In<'py> = PyReadonlyArray1<'py, f32>;
 type Out<'py> = PyReadwriteArray1<'py, f32>;
 type Matrix<'a, 'py> = &'a Bound<'py, PyAny>;
 type Pair<'a> = (&'a [f32], &'a [f32]);
+/// The first position that each position sees.
+type FirstSeen<'py> = PyReadonlyArray1<'py, u32>;
+
+fn positions<'a>(first_seen: Option<&'a FirstSeen<'_>>) -> PyResult<Option<&'a [u32]>> {
+    Ok(first_seen.map(|seen| seen.as_slice()).transpose()?)
+}
 
 fn numbers<'py, E: Element>(array: Matrix<'_, 'py>) -> PyResult<PyReadonlyArray1<'py, E>> {
     Ok(array.cast::<PyArray1<E>>()?.try_readonly()?)
@@ -1130,6 +1136,76 @@ fn norm_back(
     )
 }
 
+/// What [`kernels::Mix`] says, with arrays that Python holds.
+#[derive(FromPyObject)]
+struct MixSpec<'py> {
+    length: usize,
+    taps: In<'py>,
+    width: usize,
+    first_seen: Option<FirstSeen<'py>>,
+}
+
+impl MixSpec<'_> {
+    fn borrowed(&self) -> PyResult<kernels::Mix<'_>> {
+        Ok(kernels::Mix {
+            length: self.length,
+            taps: self.taps.as_slice()?,
+            width: self.width,
+            first_seen: positions(self.first_seen.as_ref())?,
+        })
+    }
+}
+
+#[pyfunction]
+fn mix(
+    py: Python<'_>,
+    spec: MixSpec<'_>,
+    x: Matrix<'_, '_>,
+    y: Matrix<'_, '_>,
+    threads: usize,
+) -> PyResult<()> {
+    fn of<E: Element + kernels::Number>(
+        py: Python<'_>,
+        spec: &kernels::Mix<'_>,
+        x: Matrix<'_, '_>,
+        y: Matrix<'_, '_>,
+        threads: usize,
+    ) -> PyResult<()> {
+        let (x, mut y) = (numbers::<E>(x)?, room::<E>(y)?);
+        let (x, y) = (x.as_slice()?, y.as_slice_mut()?);
+        py.detach(|| kernels::mix(spec, x, y, threads));
+        Ok(())
+    }
+    let spec = spec.borrowed()?;
+    by_kind!(x, of(py, &spec, x, y, threads))
+}
+
+#[pyfunction]
+fn mix_back(
+    py: Python<'_>,
+    spec: MixSpec<'_>,
+    x: Matrix<'_, '_>,
+    slope: Matrix<'_, '_>,
+    mut taps_slope: Out<'_>,
+    threads: usize,
+) -> PyResult<()> {
+    fn of<E: Element + kernels::Number>(
+        py: Python<'_>,
+        spec: &kernels::Mix<'_>,
+        x: Matrix<'_, '_>,
+        slope: Matrix<'_, '_>,
+        taps_slope: &mut [f32],
+        threads: usize,
+    ) -> PyResult<()> {
+        let (x, mut slope) = (numbers::<E>(x)?, room::<E>(slope)?);
+        let (x, slope) = (x.as_slice()?, slope.as_slice_mut()?);
+        py.detach(|| kernels::mix_back(spec, x, slope, taps_slope, threads));
+        Ok(())
+    }
+    let (spec, taps_slope) = (spec.borrowed()?, taps_slope.as_slice_mut()?);
+    by_kind!(x, of(py, &spec, x, slope, taps_slope, threads))
+}
+
 /// What [`kernels::Attention`] says, with arrays that Python holds.
 #[derive(FromPyObject)]
 struct AttentionSpec<'py> {
@@ -1141,7 +1217,7 @@ struct AttentionSpec<'py> {
     eps: f32,
     rotation: Option<(In<'py>, In<'py>)>,
     scale: f32,
-    first_seen: Option<PyReadonlyArray1<'py, u32>>,
+    first_seen: Option<FirstSeen<'py>>,
 }
 
 impl AttentionSpec<'_> {
@@ -1159,10 +1235,7 @@ impl AttentionSpec<'_> {
             eps: self.eps,
             rotation: slices(self.rotation.as_ref())?,
             scale: self.scale,
-            first_seen: match &self.first_seen {
-                Some(first_seen) => Some(first_seen.as_slice()?),
-                None => None,
-            },
+            first_seen: positions(self.first_seen.as_ref())?,
         })
     }
 }
@@ -1385,6 +1458,8 @@ fn muon_apply(
 fn add_kernels(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_function(wrap_pyfunction!(add_norm, module)?)?;
     module.add_function(wrap_pyfunction!(norm_back, module)?)?;
+    module.add_function(wrap_pyfunction!(mix, module)?)?;
+    module.add_function(wrap_pyfunction!(mix_back, module)?)?;
     module.add_function(wrap_pyfunction!(attention, module)?)?;
     module.add_function(wrap_pyfunction!(attention_back, module)?)?;
     module.add_function(wrap_pyfunction!(activate, module)?)?;

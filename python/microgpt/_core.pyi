@@ -248,6 +248,13 @@ def norm_back(
 ) -> None:
     """Adds to `x_slope`, then copies it to `copy`; adds to `gain_slope`."""
 
+# `spec` has the attributes of `model.fused._Mix`.
+def mix(spec: Any, x: _Matrix, y: _Matrix, threads: int) -> None:
+    """A short causal convolution of each channel, beside the identity."""
+
+def mix_back(spec: Any, x: _Matrix, slope: _Matrix, taps_slope: _Array, threads: int) -> None:
+    """Puts the derivative by `x` in the place of `slope`, adds to `taps_slope`."""
+
 # `spec` has the attributes of `model.fused._Heads`.
 def attention(spec: Any, qkv: _Matrix, y: _Matrix, log_sums: _Array, threads: int) -> None:
     """Causal attention with QK-norm and rotation."""

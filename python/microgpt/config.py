@@ -97,6 +97,9 @@ class ModelConfig:
     """The matrices that write to the residual stream start at zero, each block as an identity."""
     attention: AttentionKind = "softmax"
     """`linear`: a decaying sum of keys and values in place of a softmax over positions."""
+    short_conv: int | None = None
+    """Taps of a causal convolution of each channel, beside the identity, in front of attention: how
+    many positions, itself included, each mixes. None: there is no such convolution."""
     sliding_window: int | None = None
     """Positions that attention looks back over, itself included; None: all of the context."""
     document_start: int | None = None
@@ -134,6 +137,15 @@ class ModelConfig:
         _require(
             self.sliding_window is None or self.sliding_window >= 1,
             f"sliding_window is {self.sliding_window}, but must be at least 1 (leave out for none)",
+        )
+        _require(
+            self.short_conv is None or self.short_conv >= 1,
+            f"short_conv is {self.short_conv}, but must be at least 1 (leave out for none)",
+        )
+        _require(
+            (self.short_conv or 1) <= (self.sliding_window or self.context),
+            f"short_conv is {self.short_conv}, but attention sees only "
+            f"{self.sliding_window or self.context} positions: give at most so many",
         )
         _require(
             self.attention == "softmax"

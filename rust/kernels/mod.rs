@@ -1,5 +1,5 @@
 //! The parts of a transformer's training step on the CPU that are no matrix products, forward and
-//! backward: norms with the residual sum, causal attention with QK-norm and rotation, activations,
+//! backward: norms with the residual sum, short convolutions, causal attention with QK-norm and rotation, activations,
 //! cross-entropy, the optimizers' passes over the weights.
 //!
 //! An eager tensor library takes six to sixteen passes over memory for each of these, and at the
@@ -12,6 +12,7 @@
 mod activation;
 mod attention;
 mod loss;
+mod mix;
 mod norm;
 #[cfg(all(target_arch = "x86_64", test))]
 mod tests;
@@ -22,6 +23,7 @@ mod vector;
 pub use activation::{Activation, activate, activate_back};
 pub use attention::{Attention, MAX_WIDTH, attention, attention_back};
 pub use loss::cross_entropy;
+pub use mix::{Mix, mix, mix_back};
 pub use norm::{add_norm, norm_back};
 pub use update::{muon_apply, muon_direction};
 

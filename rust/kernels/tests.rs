@@ -181,6 +181,31 @@ fn attentions_are_alike<E: Number + Debug>() {
     }
 }
 
+fn mixes_are_alike<E: Number + Debug>() {
+    for (length, width) in [(2, 16), (9, 33), (20, 64)] {
+        for begins in [None, Some(length / 2)] {
+            let first_seen: Vec<u32> = (0..3 * length)
+                .map(|at| begins.filter(|&begin| at % length >= begin).unwrap_or(0) as u32)
+                .collect();
+            let taps = numbers::<f32>(4 * width, 5);
+            let spec = Mix {
+                length,
+                taps: &taps,
+                width,
+                first_seen: begins.map(|_| first_seen.as_slice()),
+            };
+            assert_alike(with_each(|| {
+                let x = numbers::<E>(3 * length * width, 1);
+                let (mut y, mut slope) = (x.clone(), numbers::<E>(x.len(), 2));
+                mix(&spec, &x, &mut y, 2);
+                let mut taps_slope = vec![0.0; taps.len()];
+                mix_back(&spec, &x, &mut slope, &mut taps_slope, 2);
+                vec![y, slope, taps_slope.into_iter().map(E::of).collect()]
+            }));
+        }
+    }
+}
+
 fn updates_are_alike<E: Number + Debug>() {
     for count in [1, 31, 64, 1000] {
         assert_alike(with_each(|| {
@@ -200,6 +225,7 @@ fn updates_are_alike<E: Number + Debug>() {
 fn kernels_in_float32_are_alike_in_all_registers() {
     activations_are_alike::<f32>();
     norms_are_alike::<f32>();
+    mixes_are_alike::<f32>();
     losses_are_alike::<f32>();
     attentions_are_alike::<f32>();
     updates_are_alike::<f32>();
@@ -209,6 +235,7 @@ fn kernels_in_float32_are_alike_in_all_registers() {
 fn kernels_in_bfloat16_are_alike_in_all_registers() {
     activations_are_alike::<u16>();
     norms_are_alike::<u16>();
+    mixes_are_alike::<u16>();
     losses_are_alike::<u16>();
     attentions_are_alike::<u16>();
     updates_are_alike::<u16>();

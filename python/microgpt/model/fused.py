@@ -87,12 +87,12 @@ class _Matrix:
 
 
 class _Vector:
-    """A norm's gain, or ones that nobody learns, and its gradient."""
+    """A norm's gain, or ones that nobody learns, or a convolution's taps, and the gradient."""
 
     def __init__(self, parameter: Tensor | None, width: int) -> None:
         self.parameter = parameter
         self.values = Room.of(torch.ones(width) if parameter is None else parameter.detach())
-        self.gradient = Room.of(torch.zeros(width))
+        self.gradient = Room.of(torch.zeros_like(self.values.tensor))
 
     def begin(self) -> None:
         """Begins the gradient anew where it was dropped."""
@@ -121,6 +121,15 @@ class _Heads(NamedTuple):
     first_seen: NDArray[Any] | None
 
 
+class _Mix(NamedTuple):
+    """A short convolution, as the Rust core reads it."""
+
+    length: int
+    taps: NDArray[Any]
+    width: int
+    first_seen: NDArray[Any] | None
+
+
 class _Layer:
     """One block's weights, and what it keeps from forward to backward."""
 
@@ -135,6 +144,8 @@ class _Layer:
         self.norms = [_Vector(_gain(norm), config.n_embd) for norm in norms]
         self.gains = attention.gains() if config.qk_norm else None
         self.gain_gradients = Room.of(torch.zeros(2, config.head_width))
+        taps = None if block.short_conv is None else block.short_conv.weight
+        self.taps = None if taps is None else _Vector(taps, taps.numel())
         self.scale = attention.scale
 
     def begin(self) -> None:
@@ -143,6 +154,8 @@ class _Layer:
             matrix.begin()
         for norm in self.norms:
             norm.begin()
+        if self.taps is not None:
+            self.taps.begin()
         for gain, gradient in zip(self.gains or (), self.gain_gradients.tensor, strict=False):
             _begin(gain, gradient)
 
@@ -153,6 +166,9 @@ class _Layer:
         self.streams = [Room.new(tokens, width) for _ in range(2)]
         self.normed = [Room.new(tokens, width, dtype=dtype) for _ in range(2)]
         self.scales = [Room.new(tokens) for _ in range(2)]
+        self.mixed = self.normed[0]
+        if self.taps is not None:
+            self.mixed = Room.new(tokens, width, dtype=dtype)
         self.parted = Room.new(tokens, self.qkv.weight.size(0), dtype=dtype)
         self.log_sums = Room.new(tokens * config.n_head)
         self.gathered = Room.new(tokens, width, dtype=dtype)
@@ -238,6 +254,9 @@ class FusedPass:
         shape = self.shape[1], *heads, gains, config.norm_eps, self.rotation, layer.scale
         return _Heads(*shape, self.first_seen)
 
+    def _mix(self, taps: _Vector) -> _Mix:
+        return _Mix(self.shape[1], taps.values.array, self.config.n_embd, self.first_seen)
+
     def _first_seen(self, ids: Tensor) -> NDArray[Any] | None:
         window, document_start = self.config.sliding_window, self.config.document_start
         if window is None and document_start is None:
@@ -262,7 +281,10 @@ class FusedPass:
             first, second = layer.streams
             added, total = (None, unused) if i == 0 else (branch, first)
             self._norm(x, added, layer.norms[0], total, layer.normed[0], layer.scales[0])
-            layer.qkv.forward(layer.normed[0].tensor, layer.parted.tensor)
+            if layer.taps is not None:
+                spec = self._mix(layer.taps)
+                core.mix(spec, layer.normed[0].array, layer.mixed.array, self.threads)
+            layer.qkv.forward(layer.mixed.tensor, layer.parted.tensor)
             heads, out = self._heads(layer), (layer.gathered.array, layer.log_sums.array)
             core.attention(heads, layer.parted.array, *out, self.threads)
             layer.output.forward(layer.gathered.tensor, branch.tensor)
@@ -310,7 +332,10 @@ class FusedPass:
             given = branch.array, layer.parted.array, layer.log_sums.array
             out = self.parted_slope.array, layer.gain_gradients.array
             core.attention_back(self._heads(layer), *given, *out, self.threads)
-            layer.qkv.backward(self.parted_slope.tensor, layer.normed[0].tensor, branch.tensor)
+            layer.qkv.backward(self.parted_slope.tensor, layer.mixed.tensor, branch.tensor)
+            if layer.taps is not None:
+                given = self._mix(layer.taps), layer.normed[0].array, branch.array
+                core.mix_back(*given, layer.taps.gradient.array, self.threads)
             self._norm_back(branch, layer.streams[0], layer.norms[0], layer.scales[0])
         stream = self.slope
         if self.config.embedding_norm:

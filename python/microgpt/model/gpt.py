@@ -7,6 +7,7 @@ The default is Qwen3's mathematics in small. Names in the state dict, with Qwen3
     embedding.weight (V, C)                         [model.embed_tokens]
     positions.weight (context, C)                   learned positions only
     blocks.i.attention_norm.weight (C,)             [input_layernorm]
+    blocks.i.short_conv.weight (taps, C)            where there is one
     blocks.i.attention.qkv.weight                   [q_proj, k_proj, v_proj: rows in that order]
     blocks.i.attention.q_norm.weight, .k_norm.weight (D,)
     blocks.i.attention.output.weight (C, C)         [o_proj]
@@ -22,6 +23,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -44,6 +46,7 @@ from microgpt.model.kv_cache import KVCache
 from microgpt.model.loss import head_loss, softcapped
 from microgpt.model.norm import make_norm
 from microgpt.model.position import rope_tables, sinusoids
+from microgpt.model.short_conv import ShortConv
 
 
 @dataclass(frozen=True)
@@ -55,27 +58,40 @@ class Matrix:
     rows: tuple[int, ...]
 
 
+class Reach(NamedTuple):
+    """Where positions are and what they see, the same for each block."""
+
+    rope: Rope | None
+    mask: Mask
+    documents: Tensor | None
+    """The number of each position's document, (B, S), where documents are kept apart."""
+
+
 class Block(nn.Module):
     """Attention, then feed-forward, each added to the stream; norms before, or after the sums."""
 
     def __init__(self, config: ModelConfig, layer: int) -> None:
         super().__init__()
         self.attention_norm = make_norm(config)
+        self.short_conv = ShortConv(config, layer) if config.short_conv else None
         self.attention = Attention(config, layer)
         self.feed_forward_norm = make_norm(config)
         self.feed_forward = make_feed_forward(config)
         self.dropout = nn.Dropout(config.dropout) if config.dropout else nn.Identity()
         self.norm_first = config.norm_place == "pre"
 
-    def forward(
-        self, x: Tensor, rope: Rope | None, mask: Mask, cache: KVCache | None = None
-    ) -> Tensor:
+    def forward(self, x: Tensor, reach: Reach, cache: KVCache | None = None) -> Tensor:
         """Returns the stream after this block, (B, T, C)."""
         if self.norm_first:
-            x = x + self.dropout(self.attention(self.attention_norm(x), rope, mask, cache))
+            x = x + self.dropout(self._attend(self.attention_norm(x), reach, cache))
             return x + self.dropout(self.feed_forward(self.feed_forward_norm(x)))
-        x = self.attention_norm(x + self.dropout(self.attention(x, rope, mask, cache)))
+        x = self.attention_norm(x + self.dropout(self._attend(x, reach, cache)))
         return self.feed_forward_norm(x + self.dropout(self.feed_forward(x)))
+
+    def _attend(self, x: Tensor, reach: Reach, cache: KVCache | None) -> Tensor:
+        if self.short_conv is not None:
+            x = self.short_conv(x, reach.documents, cache)
+        return self.attention(x, reach.rope, reach.mask, cache)
 
 
 class GPT(nn.Module):
@@ -142,13 +158,14 @@ class GPT(nn.Module):
                 f"{start + length} positions, but the model's context holds {self.config.context}"
             )
         x = self._embed(ids, start)
-        rope = self._rope(start, length)
-        mask = self._mask(start, ids, cache)
+        documents = self._documents(start, ids, cache)
+        mask = self._mask(start, ids, documents, cache)
+        reach = Reach(self._rope(start, length), mask, documents)
         for block in self.blocks:
             if self.recompute_activations and self.training:
-                x = checkpoint(block, x, rope, mask, use_reentrant=False)
+                x = checkpoint(block, x, reach, use_reentrant=False)
             else:
-                x = block(x, rope, mask, cache)
+                x = block(x, reach, cache)
         if cache is not None:
             cache.advance(length)
         return self.final_norm(x)
@@ -170,10 +187,11 @@ class GPT(nn.Module):
         cos, sin = self.get_buffer("rope_cos"), self.get_buffer("rope_sin")
         return cos[start : start + length], sin[start : start + length]
 
-    def _mask(self, start: int, ids: Tensor, cache: KVCache | None) -> Mask:
+    def _mask(
+        self, start: int, ids: Tensor, documents: Tensor | None, cache: KVCache | None
+    ) -> Mask:
         """Returns None where attention is plainly causal, or one query that sees all it may."""
         window, length, device = self.config.sliding_window, ids.size(1), ids.device
-        documents = self._documents(start, ids, cache)
         narrow = window is not None and window < start + length
         if documents is None and (length == 1 or (start == 0 and not narrow)):
             return None
@@ -238,10 +256,11 @@ class GPT(nn.Module):
 
     def block_matrices(self) -> list[Matrix]:
         """Returns the matrices inside the blocks, which Muon orthogonalises, each with the heights
-        of the projections stacked in it (queries, keys, values; gate, up)."""
+        of the projections stacked in it (queries, keys, values; gate, up). A convolution's taps
+        multiply channel by channel, so they are none."""
         matrices = []
         for name, parameter in self.blocks.named_parameters(prefix="blocks"):
-            if parameter.dim() != 2:
+            if parameter.dim() != 2 or name.endswith("short_conv.weight"):
                 continue
             rows = (parameter.size(0),)
             if name.endswith("attention.qkv.weight"):

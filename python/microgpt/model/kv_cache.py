@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from microgpt.config import ModelConfig
@@ -32,6 +33,10 @@ class KVCache:
         heads = config.n_head if linear else 0
         self.states = torch.zeros(config.n_layer, batch, heads, width, width, device=device)
         """Of linear attention, in place of keys and values: (layers, B, H, D, D)."""
+        kept = config.context if config.short_conv else 0
+        shape = (config.n_layer, batch, kept, config.n_embd)
+        self.rows = torch.zeros(shape, device=device, dtype=dtype)
+        """What positions gave each layer's short convolution: (layers, B, context, C)."""
         self.documents = torch.zeros(batch, config.context, device=device, dtype=torch.long)
         """Numbers of the documents that positions belong to, where attention stays inside them."""
         self.capacity = config.context
@@ -46,6 +51,14 @@ class KVCache:
         keys[:, :, self.length : end] = k
         values[:, :, self.length : end] = v
         return keys[:, :, :end], values[:, :, :end]
+
+    def recent(self, layer: int, x: Tensor, count: int) -> Tensor:
+        """Returns what the last `count` positions gave the layer's short convolution, (B, count, C)
+        with zeros where there were none, and keeps `x` (B, T, C) for those to come."""
+        rows = self.rows[layer]
+        before = rows[:, max(0, self.length - count) : self.length].to(x.dtype)
+        rows[:, self.length : self.length + x.size(1)] = x
+        return F.pad(before, (0, 0, count - before.size(1), 0))
 
     def advance(self, positions: int) -> None:
         """Counts `positions` more, after every layer has appended them."""

@@ -41,7 +41,8 @@ def _block_parameters(config: ModelConfig) -> int:
     up_rows = hidden * (2 if config.feed_forward == "swiglu" else 1)
     feed_forward = up_rows * (width + config.feed_forward_bias)
     feed_forward += width * (hidden + config.feed_forward_bias)
-    return attention + feed_forward + 2 * _norm_parameters(config)
+    mixing = width * (config.short_conv or 0)
+    return mixing + attention + feed_forward + 2 * _norm_parameters(config)
 
 
 def _matrix_parameters(config: ModelConfig) -> int:
@@ -147,7 +148,8 @@ def _activations_per_token(config: ModelConfig) -> int:
     attention += qk * (3 if config.qk_norm else 0) + qk * (2 if config.position == "rope" else 0)
     hidden_copies = {"swiglu": 4, "gelu": 2, "relu": 1, "squared_relu": 2}[config.feed_forward]
     dropout = 2 * width if config.dropout else 0
-    return attention + 2 * width + hidden_copies * hidden + dropout
+    mixed = width * (1 + (config.short_conv or 0)) if config.short_conv else 0
+    return mixed + attention + 2 * width + hidden_copies * hidden + dropout
 
 
 def _fused_bytes_per_token(config: ModelConfig, low: int) -> int:
@@ -155,7 +157,8 @@ def _fused_bytes_per_token(config: ModelConfig, low: int) -> int:
     width, hidden = config.n_embd, config.hidden_width
     heads = width + 2 * config.kv_heads * config.head_width
     ups = 2 if config.feed_forward == "swiglu" else 1
-    block = 4 * (2 * width + 2 + config.n_head) + low * (3 * width + heads + (ups + 1) * hidden)
+    read = width * (4 if config.short_conv else 3)
+    block = 4 * (2 * width + 2 + config.n_head) + low * (read + heads + (ups + 1) * hidden)
     once = 4 * (3 * width + 2) + low * (3 * width + heads + hidden)
     return config.n_layer * block + once
 

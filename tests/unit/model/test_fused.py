@@ -15,7 +15,7 @@ CPU = torch.device("cpu")
 FAMILY = {
     "modern": {},
     "grouped and tied": {"n_kv_head": 2, "tied_head": True},
-    "nano": {"feed_forward": "squared_relu", "norm_gain": False, "embedding_norm": True,
+    "speed records": {"feed_forward": "squared_relu", "norm_gain": False, "embedding_norm": True,
              "logit_softcap": 15.0, "qk_scale": 1.1},
     "bare": {"position": "none", "qk_norm": False},
     "narrow heads": {"n_head": 7, "n_embd": 56, "n_hidden": 37},
@@ -23,6 +23,8 @@ FAMILY = {
     "long": {"context": 131, "n_layer": 1},
     "short": {"context": 3},
     "window": {"sliding_window": 8},
+    "nano": {"short_conv": 4},
+    "short convolution in documents": {"short_conv": 4, "document_start": 3, "n_embd": 56},
     "documents": {"document_start": 3},
     "long documents in a window": {"context": 131, "document_start": 3, "sliding_window": 40},
 }  # fmt: skip
@@ -43,7 +45,7 @@ def make(changes, rows=3):
     config = ModelConfig(**(shape | changes))
     model = GPT(config)
     for parameter in model.parameters():
-        if parameter.dim() == 1:
+        if parameter.dim() == 1 or not parameter.any():
             parameter.data += 0.1 * torch.randn_like(parameter)
     ids = torch.randint(50, (rows, config.context))
     targets = ids.roll(-1, 1)

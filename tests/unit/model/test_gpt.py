@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from microgpt.config import ModelConfig, RunConfig, updated
 from microgpt.errors import UsageError
 from microgpt.model import GPT, KVCache, loss
+from microgpt.model.gpt import Reach
 from microgpt.presets import PRESETS
 
 SMALL = ModelConfig(vocab_size=40, context=16, n_layer=2, n_head=4, n_embd=32)
@@ -21,14 +22,17 @@ VARIANTS = {
     "window of grouped": {"sliding_window": 3, "n_kv_head": 2},
     "documents": {"document_start": 7},
     "documents in a window": {"document_start": 7, "sliding_window": 4, "n_kv_head": 2},
+    "nano": PRESETS["nano"]["model"],
+    "short convolution in documents": {"short_conv": 4, "document_start": 7, "position": "none"},
     "linear": {"attention": "linear"},
     "linear, grouped": {"attention": "linear", "n_kv_head": 2, "qk_norm": False},
     "learned": {"position": "learned", "norm": "layernorm", "norm_bias": True, "qkv_bias": True},
     "sinusoidal": {"position": "sinusoidal", "feed_forward": "gelu", "qk_norm": False},
     "no positions": {"position": "none", "norm": "none", "feed_forward": "relu"},
     "post-norm": {"norm_place": "post", "final_norm": False, "tied_head": True},
-    "nano": PRESETS["nano"]["model"] | {"zero_output": False},
-}
+    "speed records": {"feed_forward": "squared_relu", "norm_gain": False, "embedding_norm": True,
+                      "logit_softcap": 15.0, "qk_scale": 1.1},
+}  # fmt: skip
 
 
 def small(name, **changes):
@@ -36,6 +40,9 @@ def small(name, **changes):
     model = GPT(dataclasses.replace(SMALL, **VARIANTS[name], **changes)).eval()
     with torch.no_grad():
         model.head.weight.normal_(std=0.5)  # logits that differ visibly
+        for name, parameter in model.named_parameters():
+            if name.endswith("short_conv.weight"):
+                parameter.normal_(std=0.5)  # they begin at zero
     return model
 
 
@@ -174,7 +181,7 @@ def test_recomputed_activations_give_the_same_gradients():
 def test_zero_output_makes_each_block_an_identity():
     model = GPT(dataclasses.replace(SMALL, zero_output=True))
     x = torch.randn(1, 16, 32)
-    torch.testing.assert_close(model.blocks[0](x, model._rope(0, 16), None), x)
+    torch.testing.assert_close(model.blocks[0](x, Reach(model._rope(0, 16), None, None)), x)
 
 
 def test_stream_keeps_its_scale_with_depth():
@@ -183,7 +190,7 @@ def test_stream_keeps_its_scale_with_depth():
     x = model.embedding(some_ids())
     start = x.std()
     for block in model.blocks:
-        x = block(x, model._rope(0, 16), None)
+        x = block(x, Reach(model._rope(0, 16), None, None))
     assert 0.7 < x.std() / start < 1.5
 
 

@@ -45,10 +45,10 @@ def findings(tmp_path: Path, dataset: Dataset, config: RunConfig = CONFIG) -> li
     return found
 
 
-def through_normalised(self, x, rope, mask, cache=None):
+def through_normalised(self, x, reach, cache=None):
     """Log 003's block: the skip is taken behind the norm."""
     x = self.attention_norm(x)
-    x = x + self.attention(x, rope, mask, cache)
+    x = x + self.attention(x, reach.rope, reach.mask, cache)
     x = self.feed_forward_norm(x)
     return x + self.feed_forward(x)
 
