@@ -9,7 +9,7 @@
 
 use super::tile::{ROWS, View, product};
 use super::vector::{Vector, read, write};
-use super::{LANES, Number, add_up, for_each_processor, parts, run_all, take};
+use super::{LANES, Number, add_up, for_each_processor, parts, run_all, seen_by, take};
 use std::ops::Range;
 
 /// Queries whose weights are held at once in the backward, a multiple of `ROWS`.
@@ -76,10 +76,8 @@ impl<'a> Attention<'a> {
 
     /// The same for some of the sequences.
     fn only(&self, sequences: Range<usize>) -> Self {
-        let of =
-            |seen: &'a [u32]| &seen[sequences.start * self.length..sequences.end * self.length];
         Self {
-            first_seen: self.first_seen.map(of),
+            first_seen: seen_by(self.first_seen, self.length, sequences),
             ..*self
         }
     }

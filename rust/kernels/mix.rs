@@ -2,7 +2,7 @@
 //! the few before it hold, each times a tap.
 
 use super::vector::{read, write};
-use super::{LANES, Number, add_up, for_each_processor, parts, run_all, take};
+use super::{LANES, Number, add_up, for_each_processor, parts, run_all, seen_by, take};
 use std::ops::Range;
 
 /// How positions are mixed.
@@ -33,10 +33,8 @@ impl<'a> Mix<'a> {
 
     /// The same for some of the sequences.
     fn only(&self, sequences: Range<usize>) -> Self {
-        let of =
-            |seen: &'a [u32]| &seen[sequences.start * self.length..sequences.end * self.length];
         Self {
-            first_seen: self.first_seen.map(of),
+            first_seen: seen_by(self.first_seen, self.length, sequences),
             ..*self
         }
     }

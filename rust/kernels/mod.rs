@@ -174,6 +174,11 @@ use detected as registers;
 #[cfg(all(target_arch = "x86_64", test))]
 use tests::registers;
 
+/// What some of the sequences see, of what all of them do: (batch, length).
+fn seen_by(first_seen: Option<&[u32]>, length: usize, sequences: Range<usize>) -> Option<&[u32]> {
+    first_seen.map(|seen| &seen[sequences.start * length..sequences.end * length])
+}
+
 /// Rows divided into at most `threads` ranges of near-equal length, each worth a thread.
 fn parts(rows: usize, width: usize, threads: usize) -> Vec<Range<usize>> {
     let worth = (rows * width / NUMBERS_PER_THREAD).clamp(1, threads.max(1));

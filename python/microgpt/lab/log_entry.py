@@ -205,6 +205,10 @@ def _parts_line(settings: dict[str, Any]) -> str:
             parts.append(f"{words}: {value}")
     if (window := get("model.sliding_window")) is not None:
         parts.append(f"sliding window: {window}")
+    if (taps := get("model.short_conv")) is not None:
+        parts.append(f"short convolution: {taps}")
+    if (start := get("model.document_start")) is not None:
+        parts.append(f"attention stays inside documents, which begin with id {start}")
     return ", ".join(parts)
 
 

@@ -5,7 +5,7 @@ At the widths of a small GPT an eager step spends more than half its time beside
 products: in passes over memory, fresh pages and dispatch. Here a block is four products and four
 kernels forward, eight and five backward. It computes what `gpt.py` writes in plain torch, against
 which it is tested, for the family that `fits`: RMSNorm before each branch, rotary or no positions,
-SwiGLU or squared ReLU, no biases, no dropout; with or without windows, documents, a short convolution.
+SwiGLU or squared ReLU, no biases, no dropout, windows, documents and short convolutions or none.
 
 N tokens (rows x positions), C width, R rows of stacked queries, keys, values, F hidden, V ids.
 """
