@@ -18,6 +18,7 @@ use crate::sink::{Count, Ids, Sink, Streamed};
 use crate::specials::{Finders, SpecialRule};
 use crate::vocab::Vocab;
 use sha2::{Digest, Sha256};
+use std::mem::MaybeUninit;
 use std::ops::Range;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::sync::{Mutex, OnceLock};
@@ -186,19 +187,18 @@ impl Tokenizer {
             threads,
             stretches.len(),
             || self.encoder(),
-            |encoder, job| {
-                let mut ids = Vec::new();
-                match &stretches[job] {
-                    Stretch::Special(id) => ids.push(*id),
-                    Stretch::Text(range) => {
-                        ids.reserve(self.room.expected(range.len()));
-                        encoder.pieces(&text[range.clone()], control, &mut Ids(&mut ids))?;
-                    }
+            |encoder, job| match &stretches[job] {
+                Stretch::Special(id) => Ok(vec![*id]),
+                Stretch::Text(range) => {
+                    let mut ids = self.room.for_part(range.len());
+                    encoder.pieces(&text[range.clone()], control, &mut Ids(&mut ids))?;
+                    Ok(ids)
                 }
-                Ok(ids)
             },
         )?;
-        Ok(self.joined(&parts))
+        let ids = self.joined(&parts, threads);
+        self.room.keep_parts(parts);
+        Ok(ids)
     }
 
     /// Takes the memory of a result that nobody needs any longer, for one to come; of one, and 64 MiB
@@ -246,15 +246,33 @@ impl Tokenizer {
         let ids = if parts.len() == 1 {
             parts.swap_remove(0)
         } else {
-            self.joined(&parts)
+            self.joined(&parts, threads)
         };
         Ok((ids, offsets))
     }
 
     /// All ids in one vector.
-    fn joined(&self, parts: &[Vec<u32>]) -> Vec<u32> {
-        let mut ids = self.room.for_ids(parts.iter().map(Vec::len).sum());
-        parts.iter().for_each(|part| ids.extend_from_slice(part));
+    fn joined(&self, parts: &[Vec<u32>], threads: usize) -> Vec<u32> {
+        let count = parts.iter().map(Vec::len).sum();
+        let mut ids = self.room.for_ids(count);
+        let mut room = &mut ids.spare_capacity_mut()[..count];
+        let mut copies = Vec::with_capacity(parts.len());
+        for part in parts {
+            let (here, others) = room.split_at_mut(part.len());
+            copies.push((part.as_slice(), here));
+            room = others;
+        }
+        let threads = if count < LARGE { 1 } else { threads };
+        let mut groups = copies.chunks_mut(parts.len().div_ceil(threads).max(1));
+        std::thread::scope(|scope| {
+            let own = groups.next();
+            for group in groups {
+                scope.spawn(move || copy_all(group));
+            }
+            own.map(copy_all);
+        });
+        // SAFETY: the parts have as many ids, and all were copied.
+        unsafe { ids.set_len(count) };
         ids
     }
 
@@ -542,6 +560,15 @@ impl DecodeStream {
         let text = String::from_utf8_lossy(&self.pending).into_owned();
         self.pending.clear();
         text
+    }
+}
+
+/// Fills each room from its part, which is as long.
+fn copy_all(copies: &mut [(&[u32], &mut [MaybeUninit<u32>])]) {
+    for (part, room) in copies {
+        for (id, place) in part.iter().zip(room.iter_mut()) {
+            place.write(*id);
+        }
     }
 }
 
