@@ -130,4 +130,19 @@ mod tests {
         assert!((2 * LARGE..3 * LARGE).contains(&ids.capacity()));
         assert!((LARGE..LARGE * 5 / 4).contains(&room.for_bytes(4 * LARGE).capacity()));
     }
+
+    #[test]
+    fn parts_come_back_empty_and_no_more_of_them_than_the_largest_result() {
+        let room = Room::default();
+        let part = vec![7; LEAST_PART];
+        let place = part.as_ptr();
+        room.keep_parts(vec![
+            part,
+            Vec::with_capacity(MOST),
+            vec![7; LEAST_PART - 1],
+        ]);
+        let part = room.for_part(100);
+        assert_eq!((part.as_ptr(), part.len()), (place, 0));
+        assert!(room.for_part(100).capacity() < LEAST_PART);
+    }
 }
