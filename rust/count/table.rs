@@ -238,7 +238,7 @@ impl Table {
         }
     }
 
-    /// Adds `count` occurrences of one piece, the first of them at `first`.
+    /// Adds `count` occurrences of one piece, the first of them at `first`; an empty one is left out.
     ///
     /// # Errors
     /// [`Error::Interrupted`]; [`Error::Usage`] where the sum does not fit.
@@ -249,6 +249,9 @@ impl Table {
         first: u64,
         control: &Control,
     ) -> Result<()> {
+        if piece.is_empty() {
+            return Ok(()); // it holds nothing, and has no key
+        }
         let key = if piece.len() <= INLINE {
             key(piece, 0, piece.len())
         } else {

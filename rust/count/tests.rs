@@ -209,6 +209,12 @@ fn text_that_cannot_be_cut_is_one_piece() {
 }
 
 #[test]
+fn an_empty_piece_is_left_out() {
+    let counts = Counts::from_pieces([(&b""[..], 3), (b"ab", 2)]).unwrap();
+    assert_eq!(as_map(&counts), [(b"ab".to_vec(), 2)].into());
+}
+
+#[test]
 fn pieces_of_every_length_around_the_inline_key_are_told_apart() {
     let pattern = Pattern::named("gpt2").unwrap();
     let words: Vec<String> = (1..40)

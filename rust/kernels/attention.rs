@@ -3,9 +3,9 @@
 //!
 //! One head of one sequence at a time, so that all it needs lies in the nearest caches: queries and
 //! keys are normalised and rotated as they are read, and a block of queries meets the keys up to its
-//! own end, from the first that one of them sees on. The backward works the weights out again from each row's log-sum (the idea of Dao et al.
-//! 2022, FlashAttention). T positions, D numbers of a head; both are padded with zeros to whole
-//! vectors, and what the padding computes is thrown away.
+//! own end, from the first that one of them sees on. The backward works the weights out again from
+//! each row's log-sum (the idea of Dao et al. 2022, FlashAttention). T positions, D numbers of a head;
+//! both are padded with zeros to whole vectors, and what the padding computes is thrown away.
 
 use super::tile::{ROWS, View, product};
 use super::vector::{Vector, read, write};
