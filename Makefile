@@ -58,8 +58,7 @@ $(DEMO)/tokenized.stamp: $(DEMO)/addition.txt | .venv/built.stamp
 $(DEMO)/trained.stamp: $(DEMO)/tokenized.stamp | .venv/built.stamp
 	cd $(DEMO) && if grep -qs '"status": "finished"' runs/addition/run.json; then :; \
 	  elif [ -e runs/addition/run.json ]; then $(RUN) train --resume addition; \
-	  else $(RUN) train addition.txt --name addition --preset nano --line-mask \
-	      --steps $(DEMO_STEPS); fi
+	  else $(RUN) train addition.txt --name addition --line-mask --steps $(DEMO_STEPS); fi
 	@touch $@
 
 demo: .venv/built.stamp $(DEMO)/trained.stamp $(DEMO)/held_out.txt  ## train an adding machine, test it, ask it
