@@ -1026,8 +1026,12 @@ type Pair<'a> = (&'a [f32], &'a [f32]);
 /// The first position that each position sees.
 type FirstSeen<'py> = PyReadonlyArray1<'py, u32>;
 
-fn positions<'a>(first_seen: Option<&'a FirstSeen<'_>>) -> PyResult<Option<&'a [u32]>> {
-    Ok(first_seen.map(|seen| seen.as_slice()).transpose()?)
+fn sequences<'a>(
+    length: usize,
+    first_seen: Option<&'a FirstSeen<'_>>,
+) -> PyResult<kernels::Sequences<'a>> {
+    let first_seen = first_seen.map(|seen| seen.as_slice()).transpose()?;
+    Ok(kernels::Sequences { length, first_seen })
 }
 
 fn numbers<'py, E: Element>(array: Matrix<'_, 'py>) -> PyResult<PyReadonlyArray1<'py, E>> {
@@ -1038,13 +1042,15 @@ fn room<'py, E: Element>(array: Matrix<'_, 'py>) -> PyResult<PyReadwriteArray1<'
     Ok(array.cast::<PyArray1<E>>()?.try_readwrite()?)
 }
 
-/// Calls `$function::<E>` for the kind of numbers that `$array` holds.
+/// `$body` with `$kind` for the kind of numbers that `$array` holds.
 macro_rules! by_kind {
-    ($array:expr, $function:ident($($arg:expr),* $(,)?)) => {
+    ($array:expr, $kind:ident => $body:block) => {
         if $array.cast::<PyArray1<f32>>().is_ok() {
-            $function::<f32>($($arg),*)
+            type $kind = f32;
+            $body
         } else {
-            $function::<u16>($($arg),*)
+            type $kind = u16;
+            $body
         }
     };
 }
@@ -1062,18 +1068,9 @@ fn add_norm(
     mut scale: Out<'_>,
     threads: usize,
 ) -> PyResult<()> {
-    #[allow(clippy::too_many_arguments)]
-    fn of<E: Element + kernels::Number>(
-        py: Python<'_>,
-        x: &[f32],
-        branch: Option<Matrix<'_, '_>>,
-        gain: &[f32],
-        eps: f32,
-        sum: &mut [f32],
-        y: Matrix<'_, '_>,
-        scale: &mut [f32],
-        threads: usize,
-    ) -> PyResult<()> {
+    let (x, gain) = (x.as_slice()?, gain.as_slice()?);
+    let (sum, scale) = (sum.as_slice_mut()?, scale.as_slice_mut()?);
+    by_kind!(y, E => {
         let branch = branch.map(|branch| numbers::<E>(branch)).transpose()?;
         let branch = branch
             .as_ref()
@@ -1083,10 +1080,7 @@ fn add_norm(
         let y = y.as_slice_mut()?;
         py.detach(|| kernels::add_norm(x, branch, gain, eps, sum, y, scale, threads));
         Ok(())
-    }
-    let (x, gain) = (x.as_slice()?, gain.as_slice()?);
-    let (sum, scale) = (sum.as_slice_mut()?, scale.as_slice_mut()?);
-    by_kind!(y, of(py, x, branch, gain, eps, sum, y, scale, threads))
+    })
 }
 
 #[pyfunction]
@@ -1102,18 +1096,9 @@ fn norm_back(
     mut gain_slope: Out<'_>,
     threads: usize,
 ) -> PyResult<()> {
-    #[allow(clippy::too_many_arguments)]
-    fn of<E: Element + kernels::Number>(
-        py: Python<'_>,
-        slope: Matrix<'_, '_>,
-        x: &[f32],
-        gain: &[f32],
-        scale: &[f32],
-        x_slope: &mut [f32],
-        copy: Option<Matrix<'_, '_>>,
-        gain_slope: &mut [f32],
-        threads: usize,
-    ) -> PyResult<()> {
+    let (x, gain, scale) = (x.as_slice()?, gain.as_slice()?, scale.as_slice()?);
+    let (x_slope, gain_slope) = (x_slope.as_slice_mut()?, gain_slope.as_slice_mut()?);
+    by_kind!(slope, E => {
         let slope = numbers::<E>(slope)?;
         let slope = slope.as_slice()?;
         let mut copy = copy.map(|copy| room::<E>(copy)).transpose()?;
@@ -1125,15 +1110,7 @@ fn norm_back(
             kernels::norm_back(slope, x, gain, scale, x_slope, copy, gain_slope, threads);
         });
         Ok(())
-    }
-    let (x, gain, scale) = (x.as_slice()?, gain.as_slice()?, scale.as_slice()?);
-    let (x_slope, gain_slope) = (x_slope.as_slice_mut()?, gain_slope.as_slice_mut()?);
-    by_kind!(
-        slope,
-        of(
-            py, slope, x, gain, scale, x_slope, copy, gain_slope, threads
-        )
-    )
+    })
 }
 
 /// What [`kernels::Mix`] says, with arrays that Python holds.
@@ -1148,10 +1125,9 @@ struct MixSpec<'py> {
 impl MixSpec<'_> {
     fn borrowed(&self) -> PyResult<kernels::Mix<'_>> {
         Ok(kernels::Mix {
-            length: self.length,
+            sequences: sequences(self.length, self.first_seen.as_ref())?,
             taps: self.taps.as_slice()?,
             width: self.width,
-            first_seen: positions(self.first_seen.as_ref())?,
         })
     }
 }
@@ -1164,20 +1140,13 @@ fn mix(
     y: Matrix<'_, '_>,
     threads: usize,
 ) -> PyResult<()> {
-    fn of<E: Element + kernels::Number>(
-        py: Python<'_>,
-        spec: &kernels::Mix<'_>,
-        x: Matrix<'_, '_>,
-        y: Matrix<'_, '_>,
-        threads: usize,
-    ) -> PyResult<()> {
+    let spec = spec.borrowed()?;
+    by_kind!(x, E => {
         let (x, mut y) = (numbers::<E>(x)?, room::<E>(y)?);
         let (x, y) = (x.as_slice()?, y.as_slice_mut()?);
-        py.detach(|| kernels::mix(spec, x, y, threads));
+        py.detach(|| kernels::mix(&spec, x, y, threads));
         Ok(())
-    }
-    let spec = spec.borrowed()?;
-    by_kind!(x, of(py, &spec, x, y, threads))
+    })
 }
 
 #[pyfunction]
@@ -1189,21 +1158,13 @@ fn mix_back(
     mut taps_slope: Out<'_>,
     threads: usize,
 ) -> PyResult<()> {
-    fn of<E: Element + kernels::Number>(
-        py: Python<'_>,
-        spec: &kernels::Mix<'_>,
-        x: Matrix<'_, '_>,
-        slope: Matrix<'_, '_>,
-        taps_slope: &mut [f32],
-        threads: usize,
-    ) -> PyResult<()> {
+    let (spec, taps_slope) = (spec.borrowed()?, taps_slope.as_slice_mut()?);
+    by_kind!(x, E => {
         let (x, mut slope) = (numbers::<E>(x)?, room::<E>(slope)?);
         let (x, slope) = (x.as_slice()?, slope.as_slice_mut()?);
-        py.detach(|| kernels::mix_back(spec, x, slope, taps_slope, threads));
+        py.detach(|| kernels::mix_back(&spec, x, slope, taps_slope, threads));
         Ok(())
-    }
-    let (spec, taps_slope) = (spec.borrowed()?, taps_slope.as_slice_mut()?);
-    by_kind!(x, of(py, &spec, x, slope, taps_slope, threads))
+    })
 }
 
 /// What [`kernels::Attention`] says, with arrays that Python holds.
@@ -1227,7 +1188,7 @@ impl AttentionSpec<'_> {
                 .transpose()
         }
         Ok(kernels::Attention {
-            length: self.length,
+            sequences: sequences(self.length, self.first_seen.as_ref())?,
             queries: self.queries,
             keys: self.keys,
             width: self.width,
@@ -1235,7 +1196,6 @@ impl AttentionSpec<'_> {
             eps: self.eps,
             rotation: slices(self.rotation.as_ref())?,
             scale: self.scale,
-            first_seen: positions(self.first_seen.as_ref())?,
         })
     }
 }
@@ -1249,21 +1209,13 @@ fn attention(
     mut log_sums: Out<'_>,
     threads: usize,
 ) -> PyResult<()> {
-    fn of<E: Element + kernels::Number>(
-        py: Python<'_>,
-        spec: &kernels::Attention<'_>,
-        qkv: Matrix<'_, '_>,
-        y: Matrix<'_, '_>,
-        log_sums: &mut [f32],
-        threads: usize,
-    ) -> PyResult<()> {
+    let (spec, log_sums) = (spec.borrowed()?, log_sums.as_slice_mut()?);
+    by_kind!(qkv, E => {
         let (qkv, mut y) = (numbers::<E>(qkv)?, room::<E>(y)?);
         let (qkv, y) = (qkv.as_slice()?, y.as_slice_mut()?);
-        py.detach(|| kernels::attention(spec, qkv, y, log_sums, threads));
+        py.detach(|| kernels::attention(&spec, qkv, y, log_sums, threads));
         Ok(())
-    }
-    let (spec, log_sums) = (spec.borrowed()?, log_sums.as_slice_mut()?);
-    by_kind!(qkv, of(py, &spec, qkv, y, log_sums, threads))
+    })
 }
 
 #[pyfunction]
@@ -1278,39 +1230,16 @@ fn attention_back(
     mut gain_slopes: Out<'_>,
     threads: usize,
 ) -> PyResult<()> {
-    #[allow(clippy::too_many_arguments)]
-    fn of<E: Element + kernels::Number>(
-        py: Python<'_>,
-        spec: &kernels::Attention<'_>,
-        slope: Matrix<'_, '_>,
-        qkv: Matrix<'_, '_>,
-        log_sums: &[f32],
-        out: Matrix<'_, '_>,
-        gain_slopes: &mut [f32],
-        threads: usize,
-    ) -> PyResult<()> {
-        let (slope, qkv, mut out) = (numbers::<E>(slope)?, numbers::<E>(qkv)?, room::<E>(out)?);
-        let (slope, qkv, out) = (slope.as_slice()?, qkv.as_slice()?, out.as_slice_mut()?);
-        py.detach(|| {
-            kernels::attention_back(spec, slope, qkv, log_sums, out, gain_slopes, threads);
-        });
-        Ok(())
-    }
     let (spec, log_sums) = (spec.borrowed()?, log_sums.as_slice()?);
     let gain_slopes = gain_slopes.as_slice_mut()?;
-    by_kind!(
-        qkv,
-        of(
-            py,
-            &spec,
-            slope,
-            qkv,
-            log_sums,
-            qkv_slope,
-            gain_slopes,
-            threads
-        )
-    )
+    by_kind!(qkv, E => {
+        let (slope, qkv, mut out) = (numbers::<E>(slope)?, numbers::<E>(qkv)?, room::<E>(qkv_slope)?);
+        let (slope, qkv, out) = (slope.as_slice()?, qkv.as_slice()?, out.as_slice_mut()?);
+        py.detach(|| {
+            kernels::attention_back(&spec, slope, qkv, log_sums, out, gain_slopes, threads);
+        });
+        Ok(())
+    })
 }
 
 /// The activation of a configuration's name.
@@ -1331,21 +1260,13 @@ fn activate(
     y: Matrix<'_, '_>,
     threads: usize,
 ) -> PyResult<()> {
-    fn of<E: Element + kernels::Number>(
-        py: Python<'_>,
-        kind: kernels::Activation,
-        x: Matrix<'_, '_>,
-        width: usize,
-        y: Matrix<'_, '_>,
-        threads: usize,
-    ) -> PyResult<()> {
+    let kind = activation(kind)?;
+    by_kind!(x, E => {
         let (x, mut y) = (numbers::<E>(x)?, room::<E>(y)?);
         let (x, y) = (x.as_slice()?, y.as_slice_mut()?);
         py.detach(|| kernels::activate(kind, x, width, y, threads));
         Ok(())
-    }
-    let kind = activation(kind)?;
-    by_kind!(x, of(py, kind, x, width, y, threads))
+    })
 }
 
 #[pyfunction]
@@ -1357,21 +1278,13 @@ fn activate_back(
     x: Matrix<'_, '_>,
     threads: usize,
 ) -> PyResult<()> {
-    fn of<E: Element + kernels::Number>(
-        py: Python<'_>,
-        kind: kernels::Activation,
-        slope: Matrix<'_, '_>,
-        width: usize,
-        x: Matrix<'_, '_>,
-        threads: usize,
-    ) -> PyResult<()> {
+    let kind = activation(kind)?;
+    by_kind!(x, E => {
         let (slope, mut x) = (numbers::<E>(slope)?, room::<E>(x)?);
         let (slope, x) = (slope.as_slice()?, x.as_slice_mut()?);
         py.detach(|| kernels::activate_back(kind, slope, width, x, threads));
         Ok(())
-    }
-    let kind = activation(kind)?;
-    by_kind!(x, of(py, kind, slope, width, x, threads))
+    })
 }
 
 #[pyfunction]
@@ -1383,20 +1296,12 @@ fn cross_entropy(
     factor: f32,
     threads: usize,
 ) -> PyResult<f64> {
-    fn of<E: Element + kernels::Number>(
-        py: Python<'_>,
-        logits: Matrix<'_, '_>,
-        targets: &[i64],
-        softcap: Option<f32>,
-        factor: f32,
-        threads: usize,
-    ) -> PyResult<f64> {
+    let targets = targets.as_slice()?;
+    by_kind!(logits, E => {
         let mut logits = room::<E>(logits)?;
         let logits = logits.as_slice_mut()?;
         Ok(py.detach(|| kernels::cross_entropy(logits, targets, softcap, factor, threads)))
-    }
-    let targets = targets.as_slice()?;
-    by_kind!(logits, of(py, logits, targets, softcap, factor, threads))
+    })
 }
 
 #[pyfunction]
@@ -1408,24 +1313,13 @@ fn muon_direction(
     direction: Matrix<'_, '_>,
     threads: usize,
 ) -> PyResult<()> {
-    fn of<E: Element + kernels::Number>(
-        py: Python<'_>,
-        gradient: &[f32],
-        momentum: &mut [f32],
-        share: f32,
-        direction: Matrix<'_, '_>,
-        threads: usize,
-    ) -> PyResult<()> {
+    let (gradient, momentum) = (gradient.as_slice()?, momentum.as_slice_mut()?);
+    by_kind!(direction, E => {
         let mut direction = room::<E>(direction)?;
         let direction = direction.as_slice_mut()?;
         py.detach(|| kernels::muon_direction(gradient, momentum, share, direction, threads));
         Ok(())
-    }
-    let (gradient, momentum) = (gradient.as_slice()?, momentum.as_slice_mut()?);
-    by_kind!(
-        direction,
-        of(py, gradient, momentum, share, direction, threads)
-    )
+    })
 }
 
 #[pyfunction]
@@ -1437,21 +1331,13 @@ fn muon_apply(
     rate: f32,
     threads: usize,
 ) -> PyResult<()> {
-    fn of<E: Element + kernels::Number>(
-        py: Python<'_>,
-        weights: &mut [f32],
-        update: Matrix<'_, '_>,
-        keep: f32,
-        rate: f32,
-        threads: usize,
-    ) -> PyResult<()> {
+    let weights = weights.as_slice_mut()?;
+    by_kind!(update, E => {
         let update = numbers::<E>(update)?;
         let update = update.as_slice()?;
         py.detach(|| kernels::muon_apply(weights, update, keep, rate, threads));
         Ok(())
-    }
-    let weights = weights.as_slice_mut()?;
-    by_kind!(update, of(py, weights, update, keep, rate, threads))
+    })
 }
 
 /// Adds the kernels to the module.

@@ -9,6 +9,7 @@
 //! cross, and whole documents go to one thread each.
 
 use crate::control::Control;
+use crate::count::on_threads;
 use crate::decode::Decoder;
 use crate::error::{Error, Result};
 use crate::memory::Memory;
@@ -196,7 +197,7 @@ impl Tokenizer {
                 }
             },
         )?;
-        let ids = self.joined(&parts, threads);
+        let ids = self.joined(&parts, threads)?;
         self.room.keep_parts(parts);
         Ok(ids)
     }
@@ -246,13 +247,13 @@ impl Tokenizer {
         let ids = if parts.len() == 1 {
             parts.swap_remove(0)
         } else {
-            self.joined(&parts, threads)
+            self.joined(&parts, threads)?
         };
         Ok((ids, offsets))
     }
 
     /// All ids in one vector.
-    fn joined(&self, parts: &[Vec<u32>], threads: usize) -> Vec<u32> {
+    fn joined(&self, parts: &[Vec<u32>], threads: usize) -> Result<Vec<u32>> {
         let count = parts.iter().map(Vec::len).sum();
         let mut ids = self.room.for_ids(count);
         let mut room = &mut ids.spare_capacity_mut()[..count];
@@ -263,17 +264,15 @@ impl Tokenizer {
             room = others;
         }
         let threads = if count < LARGE { 1 } else { threads };
-        let mut groups = copies.chunks_mut(parts.len().div_ceil(threads).max(1));
-        std::thread::scope(|scope| {
-            let own = groups.next();
-            for group in groups {
-                scope.spawn(move || copy_all(group));
-            }
-            own.map(copy_all);
-        });
+        let each = parts.len().div_ceil(threads).max(1);
+        let mut groups: Vec<_> = copies.chunks_mut(each).collect();
+        on_threads(&mut groups, |group| {
+            copy_all(group);
+            Ok(())
+        })?;
         // SAFETY: the parts have as many ids, and all were copied.
         unsafe { ids.set_len(count) };
-        ids
+        Ok(ids)
     }
 
     /// How many ids `text` has.

@@ -73,6 +73,7 @@ pub(super) struct Table {
     seeds: Seeds,
     /// Bytes that it may take.
     limit: usize,
+    group: Box<Group>,
 }
 
 /// A look into the entries that keeps where they are in registers.
@@ -88,6 +89,19 @@ impl Quick<'_> {
     fn home(self, hash: u64) -> u32 {
         // The lowest bits say whose share a piece is when tables are joined.
         (hash >> 20) as u32 & (self.entries.len() - 1) as u32
+    }
+
+    /// Gives long pieces their hashes, and asks for their places.
+    #[inline(never)]
+    fn approach_long(self, group: &mut Group, pieces: Pieces<'_>) {
+        for place in 0..pieces.ends.len() {
+            if group.keys[place] >= LONG {
+                let hash = self.seeds.hash_long(pieces.get(place));
+                group.keys[place] = LONG | u128::from(hash);
+                group.places[place] = self.home(hash);
+                prefetch(&self.entries[group.places[place] as usize]);
+            }
+        }
     }
 }
 
@@ -110,6 +124,7 @@ impl Table {
             long_ends: Vec::new(),
             seeds,
             limit,
+            group: Box::new(Group::new()),
         }
     }
 
@@ -165,7 +180,7 @@ impl Table {
         control: &Control,
     ) -> Result<usize> {
         let pieces = Pieces { text, start, ends };
-        let (mut group, mut counted) = (Group::new(), 0);
+        let mut counted = 0;
         for pieces in pieces.groups() {
             if self.is_crowded(MOST) {
                 if !self.can_grow() {
@@ -173,17 +188,21 @@ impl Table {
                 }
                 self.grow(control)?;
             }
-            if group.approach(self.quick(), pieces) {
-                self.approach_long(&mut group, pieces);
+            let quick = Quick {
+                entries: &self.entries,
+                seeds: self.seeds,
+            };
+            if self.group.approach(quick, pieces) {
+                quick.approach_long(&mut self.group, pieces);
             }
             let mut place = 0;
             loop {
-                place = self.count_known(&group, place..pieces.ends.len());
+                place = self.count_known(place..pieces.ends.len());
                 if place == pieces.ends.len() {
                     break;
                 }
                 let first = base + pieces.start_of(place) as u64;
-                self.count_elsewhere(group.keys[place], pieces.get(place), first);
+                self.count_elsewhere(self.group.keys[place], pieces.get(place), first);
                 place += 1;
             }
             counted += pieces.ends.len();
@@ -198,27 +217,14 @@ impl Table {
         }
     }
 
-    /// Gives long pieces their hashes, and asks for their places.
-    #[inline(never)]
-    fn approach_long(&self, group: &mut Group, pieces: Pieces<'_>) {
-        let quick = self.quick();
-        for place in 0..pieces.ends.len() {
-            if group.keys[place] >= LONG {
-                let hash = self.seeds.hash_long(pieces.get(place));
-                group.keys[place] = LONG | u128::from(hash);
-                group.places[place] = quick.home(hash);
-                prefetch(&self.entries[group.places[place] as usize]);
-            }
-        }
-    }
-
     /// Counts the pieces in `places` up to the first that is not where its hash says; returns the place
     /// of that one, or the end.
     #[inline(never)]
-    fn count_known(&mut self, group: &Group, places: Range<usize>) -> usize {
+    fn count_known(&mut self, places: Range<usize>) -> usize {
+        let Self { entries, group, .. } = self;
         let end = places.end.min(MOST);
         for place in places.start..end {
-            let entry = &mut self.entries[group.places[place] as usize];
+            let entry = &mut entries[group.places[place] as usize];
             if entry.key != group.keys[place] {
                 return place;
             }

@@ -9,7 +9,7 @@
 
 use super::tile::{ROWS, View, product};
 use super::vector::{Vector, read, write};
-use super::{LANES, Number, add_up, for_each_processor, parts, run_all, seen_by, take};
+use super::{LANES, Number, Sequences, add_up, for_each_processor, parts, run_all, take};
 use std::ops::Range;
 
 /// Queries whose weights are held at once in the backward, a multiple of `ROWS`.
@@ -20,8 +20,8 @@ pub const MAX_WIDTH: usize = 128;
 /// How one row of queries, keys and values is divided, and what is done to it on the way.
 #[derive(Clone, Copy, Debug)]
 pub struct Attention<'a> {
-    /// Positions of a sequence.
-    pub length: usize,
+    /// The sequences.
+    pub sequences: Sequences<'a>,
     /// Query heads.
     pub queries: usize,
     /// Key heads, and value heads; divides `queries`.
@@ -37,9 +37,6 @@ pub struct Attention<'a> {
     pub rotation: Option<(&'a [f32], &'a [f32])>,
     /// Factor on the products of queries and keys.
     pub scale: f32,
-    /// The first position that each position sees, (batch, length), never less than the one before
-    /// it does; none: they see all before them.
-    pub first_seen: Option<&'a [u32]>,
 }
 
 impl<'a> Attention<'a> {
@@ -49,27 +46,17 @@ impl<'a> Attention<'a> {
 
     /// Returns the number of sequences.
     fn check(&self, qkv: usize, y: usize, log_sums: usize) -> usize {
-        let batch = qkv / (self.length * self.row()).max(1);
-        assert!(qkv == batch * self.length * self.row());
-        assert!(y == batch * self.length * self.queries * self.width);
-        assert!(log_sums == batch * self.length * self.queries);
+        let (length, batch) = (self.sequences.length, self.sequences.check(qkv, self.row()));
+        assert!(y == batch * length * self.queries * self.width);
+        assert!(log_sums == batch * length * self.queries);
         assert!(self.keys > 0 && self.queries.is_multiple_of(self.keys));
         assert!(self.width <= MAX_WIDTH);
         if let Some((cos, sin)) = self.rotation {
-            assert!(cos.len() >= self.length * self.width && sin.len() == cos.len());
+            assert!(cos.len() >= length * self.width && sin.len() == cos.len());
             assert!(self.width.is_multiple_of(2));
         }
         if let Some((q, k)) = self.gains {
             assert!(q.len() == self.width && k.len() == self.width);
-        }
-        if let Some(first_seen) = self.first_seen {
-            assert!(first_seen.len() == batch * self.length);
-            assert!(first_seen.chunks(self.length.max(1)).all(|first_seen| {
-                let own = (0..)
-                    .zip(first_seen)
-                    .all(|(position, &first)| first <= position);
-                own && first_seen.is_sorted()
-            }));
         }
         batch
     }
@@ -77,18 +64,8 @@ impl<'a> Attention<'a> {
     /// The same for some of the sequences.
     fn only(&self, sequences: Range<usize>) -> Self {
         Self {
-            first_seen: seen_by(self.first_seen, self.length, sequences),
+            sequences: self.sequences.only(sequences),
             ..*self
-        }
-    }
-
-    /// The first position that the one at `position` of a sequence sees; padding sees what the last
-    /// position does.
-    #[inline(always)]
-    fn first_seen(&self, sequence: usize, position: usize) -> usize {
-        match self.first_seen {
-            Some(seen) => seen[sequence * self.length + position.min(self.length - 1)] as usize,
-            None => 0,
         }
     }
 
@@ -96,7 +73,7 @@ impl<'a> Attention<'a> {
     fn padded(&self) -> (usize, usize) {
         (
             self.width.next_multiple_of(LANES),
-            self.length.next_multiple_of(BLOCK),
+            self.sequences.length.next_multiple_of(BLOCK),
         )
     }
 }
@@ -381,7 +358,7 @@ fn soften_back<V: Vector>(
 
 for_each_processor! {
     fn sequences<V, E>(zero, spec: &Attention, qkv: &[E], y: &mut [E], log_sums: &mut [f32]) {
-        let (length, width) = (spec.length, spec.width);
+        let (length, width) = (spec.sequences.length, spec.width);
         let (padded, positions) = spec.padded();
         let (row, gathered) = (spec.row(), spec.queries * width);
         let mut q = Head::new(padded, positions);
@@ -403,7 +380,7 @@ for_each_processor! {
                 load(&spec.query(head), qkv, &mut q);
                 for first in (0..length).step_by(ROWS) {
                     // From the first vector that one of these queries sees to the last.
-                    let start = spec.first_seen(sequence, first) / LANES * LANES;
+                    let start = spec.sequences.first_seen(sequence, first) / LANES * LANES;
                     let reach = (first + ROWS).next_multiple_of(LANES);
                     let queries = View { numbers: &q.rows[first * padded..], row: padded, column: 1 };
                     let keys = (&k_columns[start..], positions);
@@ -411,7 +388,7 @@ for_each_processor! {
                     product::<false, V>(zero, queries, keys, padded, out, reach - start);
                     let mut sums = [0.0; ROWS];
                     for (r, scores) in scores.chunks_exact_mut(positions).enumerate() {
-                        let hidden = start..spec.first_seen(sequence, first + r);
+                        let hidden = start..spec.sequences.first_seen(sequence, first + r);
                         scores[hidden.clone()].fill(f32::MIN);
                         let seen = first + r + 1 - start;
                         let (total, log_sum) = soften(zero, &mut scores[start..reach], seen);
@@ -449,7 +426,7 @@ for_each_processor! {
         qkv_slope: &mut [E],
         gain_slopes: &mut [f32],
     ) {
-        let (length, width) = (spec.length, spec.width);
+        let (length, width) = (spec.sequences.length, spec.width);
         let (padded, positions) = spec.padded();
         let (row, gathered) = (spec.row(), spec.queries * width);
         let (q_gain_slope, k_gain_slope) = gain_slopes.split_at_mut(width);
@@ -479,7 +456,8 @@ for_each_processor! {
                 load(&query, qkv, &mut q);
                 load(&spec.gathered(head), slope, &mut y);
                 for block in (0..length).step_by(BLOCK) {
-                    let first_vector = |position| spec.first_seen(sequence, position) / LANES * LANES;
+                    let first_seen = |position| spec.sequences.first_seen(sequence, position);
+                    let first_vector = |position| first_seen(position) / LANES * LANES;
                     let (lowest, reach) = (first_vector(block), block + BLOCK);
                     for first in (block..reach).step_by(ROWS) {
                         let here = (first - block) * positions..(first + ROWS - block) * positions;
@@ -502,7 +480,7 @@ for_each_processor! {
                             } else {
                                 (0, 0.0)
                             };
-                            let hidden = spec.first_seen(sequence, position);
+                            let hidden = first_seen(position);
                             weights[start..hidden].fill(f32::MIN);
                             let (here, back) = (&mut weights[start..own], &mut slopes[start..own]);
                             soften_back(zero, here, back, seen, log_sum);
@@ -596,8 +574,8 @@ pub fn attention<E: Number>(
     threads: usize,
 ) {
     let batch = spec.check(qkv.len(), y.len(), log_sums.len());
-    let sequence = spec.length * spec.row();
-    let heads = spec.length * spec.queries;
+    let sequence = spec.sequences.length * spec.row();
+    let heads = spec.sequences.length * spec.queries;
     let jobs = parts(batch, work(spec), threads).into_iter().map(|range| {
         let y = take(&mut y, range.len() * heads * spec.width);
         let log_sums = take(&mut log_sums, range.len() * heads);
@@ -625,8 +603,8 @@ pub fn attention_back<E: Number>(
 ) {
     let batch = spec.check(qkv.len(), slope.len(), log_sums.len());
     assert!(qkv_slope.len() == qkv.len() && gain_slopes.len() == 2 * spec.width);
-    let sequence = spec.length * spec.row();
-    let heads = spec.length * spec.queries;
+    let sequence = spec.sequences.length * spec.row();
+    let heads = spec.sequences.length * spec.queries;
     let ranges = parts(batch, 2 * work(spec), threads);
     let mut partial = vec![0.0; ranges.len() * gain_slopes.len()];
     let mut partials = partial.as_mut_slice();
@@ -645,5 +623,5 @@ pub fn attention_back<E: Number>(
 
 /// About how many simple operations on a number one sequence takes.
 fn work(spec: &Attention) -> usize {
-    spec.length * (spec.row() + spec.queries * spec.length / 2)
+    spec.sequences.length * (spec.row() + spec.queries * spec.sequences.length / 2)
 }

@@ -2,39 +2,31 @@
 //! the few before it hold, each times a tap.
 
 use super::vector::{read, write};
-use super::{LANES, Number, add_up, for_each_processor, parts, run_all, seen_by, take};
+use super::{LANES, Number, Sequences, add_up, for_each_processor, parts, run_all, take};
 use std::ops::Range;
 
 /// How positions are mixed.
 #[derive(Clone, Copy, Debug)]
 pub struct Mix<'a> {
-    /// Positions of a sequence.
-    pub length: usize,
+    /// The sequences.
+    pub sequences: Sequences<'a>,
     /// The factors of each channel, (taps, width): of the position itself, of the one before it, ...
     pub taps: &'a [f32],
     /// Channels.
     pub width: usize,
-    /// The first position that each position sees, (batch, length); none: they see all before them.
-    pub first_seen: Option<&'a [u32]>,
 }
 
 impl<'a> Mix<'a> {
     /// Returns the number of sequences.
     fn check(&self, numbers: usize) -> usize {
-        let batch = numbers / (self.length * self.width).max(1);
-        assert!(numbers == batch * self.length * self.width);
         assert!(!self.taps.is_empty() && self.taps.len().is_multiple_of(self.width));
-        assert!(
-            self.first_seen
-                .is_none_or(|seen| seen.len() == batch * self.length)
-        );
-        batch
+        self.sequences.check(numbers, self.width)
     }
 
     /// The same for some of the sequences.
     fn only(&self, sequences: Range<usize>) -> Self {
         Self {
-            first_seen: seen_by(self.first_seen, self.length, sequences),
+            sequences: self.sequences.only(sequences),
             ..*self
         }
     }
@@ -42,11 +34,8 @@ impl<'a> Mix<'a> {
     /// How many of the taps row `n` uses: no more than positions that it sees.
     #[inline(always)]
     fn reach(&self, n: usize) -> usize {
-        let first = match self.first_seen {
-            Some(seen) => seen[n] as usize,
-            None => 0,
-        };
-        let sees = (n % self.length + 1).saturating_sub(first);
+        let Sequences { length, .. } = self.sequences;
+        let sees = n % length + 1 - self.sequences.first_seen(n / length, n % length);
         sees.min(self.taps.len() / self.width)
     }
 
@@ -107,7 +96,7 @@ for_each_processor! {
 pub fn mix<E: Number>(spec: &Mix, x: &[E], mut y: &mut [E], threads: usize) {
     let batch = spec.check(x.len());
     assert!(y.len() == x.len());
-    let sequence = spec.length * spec.width;
+    let sequence = spec.sequences.length * spec.width;
     let jobs = parts(batch, sequence, threads).into_iter().map(|range| {
         let y = take(&mut y, range.len() * sequence);
         let x = &x[range.start * sequence..range.end * sequence];
@@ -131,7 +120,7 @@ pub fn mix_back<E: Number>(
 ) {
     let batch = spec.check(x.len());
     assert!(slope.len() == x.len() && taps_slope.len() == spec.taps.len());
-    let sequence = spec.length * spec.width;
+    let sequence = spec.sequences.length * spec.width;
     let ranges = parts(batch, 2 * sequence, threads);
     let mut partial = vec![0.0; ranges.len() * taps_slope.len()];
     let mut partials = partial.as_mut_slice();

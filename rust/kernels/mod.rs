@@ -1,6 +1,6 @@
 //! The parts of a transformer's training step on the CPU that are no matrix products, forward and
-//! backward: norms with the residual sum, short convolutions, causal attention with QK-norm and rotation, activations,
-//! cross-entropy, the optimizers' passes over the weights.
+//! backward: norms with the residual sum, short convolutions, causal attention with QK-norm and
+//! rotation, activations, cross-entropy, the optimizers' passes over the weights.
 //!
 //! An eager tensor library takes six to sixteen passes over memory for each of these, and at the
 //! widths of a small GPT they cost more than its matrix products. Tensors are flat, row-major
@@ -174,9 +174,52 @@ use detected as registers;
 #[cfg(all(target_arch = "x86_64", test))]
 use tests::registers;
 
-/// What some of the sequences see, of what all of them do: (batch, length).
-fn seen_by(first_seen: Option<&[u32]>, length: usize, sequences: Range<usize>) -> Option<&[u32]> {
-    first_seen.map(|seen| &seen[sequences.start * length..sequences.end * length])
+/// Sequences of one length that lie one after the other, and what their positions see.
+#[derive(Clone, Copy, Debug)]
+pub struct Sequences<'a> {
+    /// Positions of each.
+    pub length: usize,
+    /// The first position that each position sees, (sequences, length), never less than the one
+    /// before it does; none: they see all before them.
+    pub first_seen: Option<&'a [u32]>,
+}
+
+impl<'a> Sequences<'a> {
+    /// Returns how many sequences so many numbers are, `row` of them a position.
+    ///
+    /// # Panics
+    /// They are no whole sequences, or see what they cannot.
+    fn check(&self, numbers: usize, row: usize) -> usize {
+        let count = numbers / (self.length * row).max(1);
+        assert!(numbers == count * self.length * row);
+        if let Some(first_seen) = self.first_seen {
+            assert!(first_seen.len() == count * self.length);
+            assert!(first_seen.chunks(self.length.max(1)).all(|first_seen| {
+                let mut own = (0..).zip(first_seen);
+                own.all(|(position, &first)| first <= position) && first_seen.is_sorted()
+            }));
+        }
+        count
+    }
+
+    /// Some of them.
+    fn only(self, range: Range<usize>) -> Self {
+        let seen = |seen: &'a [u32]| &seen[range.start * self.length..range.end * self.length];
+        Self {
+            first_seen: self.first_seen.map(seen),
+            ..self
+        }
+    }
+
+    /// The first position that the one at `position` of a sequence sees; padding sees what the last
+    /// position does.
+    #[inline(always)]
+    fn first_seen(&self, sequence: usize, position: usize) -> usize {
+        match self.first_seen {
+            Some(seen) => seen[sequence * self.length + position.min(self.length - 1)] as usize,
+            None => 0,
+        }
+    }
 }
 
 /// Rows divided into at most `threads` ranges of near-equal length, each worth a thread.

@@ -148,7 +148,10 @@ fn attentions_are_alike<E: Number + Debug>() {
             numbers::<f32>(length * width, 8),
         );
         let spec = Attention {
-            length,
+            sequences: Sequences {
+                length,
+                first_seen: (window != usize::MAX).then_some(&first_seen),
+            },
             queries: 2,
             keys,
             width,
@@ -156,7 +159,6 @@ fn attentions_are_alike<E: Number + Debug>() {
             eps: 1e-6,
             rotation: Some((&turns.0, &turns.1)),
             scale: 0.3,
-            first_seen: (window != usize::MAX).then_some(&first_seen),
         };
         assert_alike(with_each(|| {
             let qkv = numbers::<E>(2 * length * (2 + 2 * keys) * width, 1);
@@ -189,10 +191,12 @@ fn mixes_are_alike<E: Number + Debug>() {
                 .collect();
             let taps = numbers::<f32>(4 * width, 5);
             let spec = Mix {
-                length,
+                sequences: Sequences {
+                    length,
+                    first_seen: begins.map(|_| first_seen.as_slice()),
+                },
                 taps: &taps,
                 width,
-                first_seen: begins.map(|_| first_seen.as_slice()),
             };
             assert_alike(with_each(|| {
                 let x = numbers::<E>(3 * length * width, 1);

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import errno
 import gzip
 import json
@@ -18,6 +19,10 @@ from microgpt.run_folder import RunFolder
 
 pytest.importorskip("torch")
 pytest.importorskip("microgpt._core", reason="the Rust extension is not built")
+
+import torch
+
+from microgpt.model import GPT, load_weights
 
 SMALL = ["--n-layer", "1", "--n-head", "2", "--n-embd", "16", "--context", "16",
          "--batch-rows", "4", "--threads", "1", "--device", "cpu"]  # fmt: skip
@@ -123,6 +128,16 @@ def test_attention_can_be_kept_inside_lines(microgpt, folder):
         "eval", "r", "dataset.txt", "--exact-match", "--lines-before", "1", "--json"
     )
     assert json.loads(alone)["correct"] == json.loads(behind)["correct"]
+    checkpoint = RunFolder(folder / "runs" / "r").best_checkpoint()
+    assert checkpoint is not None
+    ids = torch.tensor([list(b"\n1 + 1 =")])
+    behind_another = torch.cat((torch.tensor([list(b"\n2 =")]), ids), 1)
+    for start, same in ((ord("\n"), True), (None, False)):
+        config = RunFolder(folder / "runs" / "r").read_config().model
+        model = GPT(dataclasses.replace(config, document_start=start)).eval()
+        load_weights(model, checkpoint.path / "model.safetensors")
+        found, expected = model(behind_another)[:, -1], model(ids)[:, -1]
+        assert torch.allclose(found, expected, rtol=1e-4, atol=1e-5) is same
 
 
 def test_a_preset_a_file_and_flags_override_one_another_in_order(microgpt, folder):

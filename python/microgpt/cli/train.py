@@ -344,10 +344,6 @@ def _document_start(options: Mapping[str, Any], tokenizer: Tokenizer) -> int | N
     from microgpt.data.lines import only_line_end
 
     if options["line_mask"]:
-        if options["document_mask"]:
-            raise UsageError(
-                "--line-mask and --document-mask ask for two different masks: give one"
-            )
         return only_line_end(tokenizer)
     if not options["document_mask"]:
         return None
@@ -360,12 +356,14 @@ def _document_start(options: Mapping[str, Any], tokenizer: Tokenizer) -> int | N
 
 
 def _require_possible(given: Mapping[str, Any], options: Mapping[str, Any]) -> None:
-    """Does nothing where settings, device and name can be had; the text, which takes longer to
-    read, is not asked."""
+    """Does nothing where settings, flags, device and name can be had; the text, which takes longer
+    to read, is not asked."""
     from microgpt.device import choose_device
     from microgpt.run_folder import RUNS, RunFolder
     from microgpt.training import plan
 
+    if options["line_mask"] and options["document_mask"]:
+        raise UsageError("--line-mask and --document-mask ask for two different masks: give one")
     if options["name"] is not None:
         RunFolder.require_free(RUNS, options["name"])
     choose_device(plan.settings(given, _parameters(options)).training.device)

@@ -148,7 +148,7 @@ def _activations_per_token(config: ModelConfig) -> int:
     attention += qk * (3 if config.qk_norm else 0) + qk * (2 if config.position == "rope" else 0)
     hidden_copies = {"swiglu": 4, "gelu": 2, "relu": 1, "squared_relu": 2}[config.feed_forward]
     dropout = 2 * width if config.dropout else 0
-    mixed = width * (1 + (config.short_conv or 0)) if config.short_conv else 0
+    mixed = width * (1 + config.short_conv) if config.short_conv else 0
     return mixed + attention + 2 * width + hidden_copies * hidden + dropout
 
 

@@ -211,14 +211,10 @@ def test_a_forked_child_encodes_as_its_parent_does():
         worker.join()
 
 
-def _encoded(tokenizer, text):
-    return tokenizer.encode(text)
-
-
 def test_a_tokenizer_travels_to_other_processes():
     tokenizer = Tokenizer.from_merges([(104, 105)], special_tokens=["<|endoftext|>"])
     with multiprocessing.get_context("spawn").Pool(1) as pool:
-        ids = pool.apply(_encoded, (tokenizer, "hi"))
+        ids = pool.apply(tokenizer.encode, ("hi",))
     assert ids.tolist() == [256]
 
 
