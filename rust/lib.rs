@@ -14,6 +14,7 @@ pub mod fuzz;
 mod hash;
 pub mod kernels;
 mod memory;
+mod parts;
 mod pieces;
 pub mod pretokenize;
 #[cfg(feature = "python")]
@@ -30,6 +31,7 @@ pub mod vocab;
 
 pub use control::{Control, Stage};
 pub use error::{Error, Result};
+pub use parts::TextSource;
 pub use specials::{Names, SpecialRule};
 pub use tokenizer::Tokenizer;
 pub use vocab::Vocab;

@@ -8,14 +8,14 @@ use crate::count::{self, CountOptions, Counter, Counts};
 use crate::error::{Error, Result};
 use crate::formats::{gpt2, huggingface, tiktoken};
 use crate::kernels;
+use crate::parts::TextSource;
 use crate::pretokenize::{Pattern, unicode_version};
 use crate::room::LARGE;
 use crate::shards;
 use crate::specials::{Names, SpecialRule};
 use crate::tokenizer::{DecodeStream as Stream, Tokenizer as Core};
 use crate::train::{Tie, TrainOptions, train};
-#[cfg(not(windows))]
-use crate::{cache::prefer_huge_pages, transcode::push_utf8};
+use crate::transcode::push_utf8;
 use numpy::ndarray::{ArrayView1, Axis, Slice};
 use numpy::{
     Element, PyArray1, PyArray2, PyArrayMethods, PyReadonlyArray1, PyReadwriteArray1,
@@ -136,7 +136,9 @@ fn on_text<T: Send>(
 /// hands, are copied.
 fn text_bytes<'a>(text: &'a Bound<'_, PyAny>) -> PyResult<Cow<'a, [u8]>> {
     if let Ok(text) = text.cast::<PyString>() {
-        let utf8 = text.to_str().map_err(|_| lone_surrogate())?;
+        let utf8 = text
+            .to_str()
+            .map_err(|_| UsageError::new_err(LONE_SURROGATE))?;
         return Ok(Cow::Borrowed(utf8.as_bytes()));
     }
     if let Ok(text) = text.cast::<PyBytes>() {
@@ -151,46 +153,71 @@ fn text_bytes<'a>(text: &'a Bound<'_, PyAny>) -> PyResult<Cow<'a, [u8]>> {
     }
 }
 
-#[cold]
-fn lone_surrogate() -> PyErr {
-    UsageError::new_err(
-        "the text holds a lone surrogate, which UTF-8 cannot write; replace it with text.encode('utf-8', 'replace')",
-    )
+const LONE_SURROGATE: &str = "the text holds a lone surrogate, which UTF-8 cannot write; replace it with text.encode('utf-8', 'replace')";
+
+/// A text that is there, or one that is made while it is encoded.
+enum Text<'a> {
+    Bytes(Cow<'a, [u8]>),
+    Characters(Characters),
 }
 
-/// The UTF-8 of a large str that is not ASCII, made several times quicker than CPython makes it, and
-/// not kept in the str; `None` for any other text. Where a character has 16 bits in C there is none.
-#[cfg(not(windows))]
-fn transcoded(text: &Bound<'_, PyString>) -> PyResult<Option<Vec<u8>>> {
-    let (py, length) = (text.py(), text.len()?);
-    if text.call_method0(intern!(py, "isascii"))?.is_truthy()? {
-        return Ok(None);
-    }
-    let mut utf8 = Vec::with_capacity(length + length / 4 + 8 * TRANSCODED);
-    prefer_huge_pages(&utf8);
-    let mut codes = vec![0; TRANSCODED];
-    for start in (0..length).step_by(TRANSCODED) {
-        let count = TRANSCODED.min(length - start);
-        // SAFETY: `text` is a str, `codes` has room for as many characters as the part has, and a
-        // `wchar_t` of 32 bits is a code point.
-        unsafe {
-            let end = (start + count) as ffi::Py_ssize_t;
-            let part = ffi::PyUnicode_Substring(text.as_ptr(), start as ffi::Py_ssize_t, end);
-            let part = Bound::from_owned_ptr_or_err(py, part)?;
-            let codes = codes.as_mut_ptr().cast();
-            ffi::PyUnicode_AsWideChar(part.as_ptr(), codes, count as ffi::Py_ssize_t);
-        }
-        if !push_utf8(&codes[..count], &mut utf8) {
-            return Err(lone_surrogate());
-        }
-        py.check_signals()?;
-    }
-    Ok(Some(utf8))
+/// A str whose UTF-8 is made while it is encoded, several times quicker than CPython makes it and not
+/// kept in the str.
+struct Characters {
+    text: Py<PyString>,
+    length: usize,
+    done: usize,
+    codes: Vec<u32>,
 }
 
-#[cfg(windows)]
-fn transcoded(_: &Bound<'_, PyString>) -> PyResult<Option<Vec<u8>>> {
-    Ok(None)
+impl Characters {
+    /// A large str that is not ASCII; `None` for any other (what is ASCII is its own UTF-8), and where a
+    /// character has 16 bits in C.
+    fn of(text: &Bound<'_, PyString>) -> PyResult<Option<Self>> {
+        let length = text.len()?;
+        if cfg!(windows)
+            || length < TRANSCODED
+            || text
+                .call_method0(intern!(text.py(), "isascii"))?
+                .is_truthy()?
+        {
+            return Ok(None);
+        }
+        Ok(Some(Self {
+            text: text.clone().unbind(),
+            length,
+            done: 0,
+            codes: vec![0; TRANSCODED],
+        }))
+    }
+}
+
+impl TextSource for Characters {
+    fn read(&mut self, text: &mut Vec<u8>, wanted: usize) -> Result<bool> {
+        Python::attach(|py| {
+            while text.len() < wanted {
+                if self.done == self.length {
+                    return Ok(false);
+                }
+                let count = TRANSCODED.min(self.length - self.done);
+                let (start, end) = (self.done as ffi::Py_ssize_t, (self.done + count) as _);
+                // SAFETY: the text is a str, there is room for as many characters as the part has, and a
+                // `wchar_t` of 32 bits is a code point.
+                unsafe {
+                    let part = ffi::PyUnicode_Substring(self.text.as_ptr(), start, end);
+                    let part = Bound::from_owned_ptr_or_err(py, part)
+                        .map_err(|error| Error::usage(format!("the text: {error}")))?;
+                    let codes = self.codes.as_mut_ptr().cast();
+                    ffi::PyUnicode_AsWideChar(part.as_ptr(), codes, count as ffi::Py_ssize_t);
+                }
+                self.done += count;
+                if !push_utf8(&self.codes[..count], text) {
+                    return Err(Error::usage(LONE_SURROGATE));
+                }
+            }
+            Ok(true)
+        })
+    }
 }
 
 /// `None` for all special tokens, else those named.
@@ -437,17 +464,36 @@ impl Tokenizer {
         })
     }
 
-    /// The bytes of a text. The first call with a large str makes its UTF-8 and drops it; from the
-    /// second on the str keeps it, which takes as much memory again and no time.
-    fn text<'a>(&self, text: &'a Bound<'_, PyAny>) -> PyResult<Cow<'a, [u8]>> {
+    /// A text. The first call with a large str makes its UTF-8 part by part; from the second on the str
+    /// keeps it, which takes as much memory again and no time.
+    fn text<'a>(&self, text: &'a Bound<'_, PyAny>) -> PyResult<Text<'a>> {
         if let Ok(string) = text.cast::<PyString>()
-            && string.len()? >= TRANSCODED
+            && let Some(characters) = Characters::of(string)?
             && self.transcoded.swap(string.as_ptr() as usize, Relaxed) != string.as_ptr() as usize
-            && let Some(utf8) = transcoded(string)?
         {
-            return Ok(Cow::Owned(utf8));
+            return Ok(Text::Characters(characters));
         }
-        text_bytes(text)
+        text_bytes(text).map(Text::Bytes)
+    }
+
+    /// The ids of one text.
+    fn ids(
+        &self,
+        text: &Bound<'_, PyAny>,
+        allowed: Option<Vec<String>>,
+        refused: Option<Vec<String>>,
+        threads: Option<usize>,
+    ) -> PyResult<Vec<u32>> {
+        let (py, core, rule) = (text.py(), &self.core, rule(allowed, refused));
+        match self.text(text)? {
+            Text::Bytes(text) => on_text(py, text.len(), |control| {
+                core.encode(&text, &rule, threads, control)
+            }),
+            Text::Characters(text) => on_text(py, text.length, |control| {
+                let bytes = text.length;
+                core.encode_source(text, bytes, &rule, threads, control)
+            }),
+        }
     }
 
     /// Ids as an array whose memory, where it is large, comes back to the tokenizer in the end.
@@ -589,11 +635,7 @@ impl Tokenizer {
         refused: Option<Vec<String>>,
         threads: Option<usize>,
     ) -> PyResult<Bound<'py, PyArray1<u32>>> {
-        let (text, rule) = (self.text(text)?, rule(allowed, refused));
-        let ids = on_text(py, text.len(), |control| {
-            self.core.encode(&text, &rule, threads, control)
-        })?;
-        self.array(py, ids)
+        self.array(py, self.ids(text, allowed, refused, threads)?)
     }
 
     fn encode_with_offsets<'py>(
@@ -604,12 +646,8 @@ impl Tokenizer {
         refused: Option<Vec<String>>,
         threads: Option<usize>,
     ) -> PyResult<IdsAndOffsets<'py>> {
-        let (text, rule) = (self.text(text)?, rule(allowed, refused));
-        let (ids, offsets) = on_text(py, text.len(), |control| {
-            let ids = self.core.encode(&text, &rule, threads, control)?;
-            let offsets = self.core.offsets(&ids);
-            Ok((ids, offsets))
-        })?;
+        let ids = self.ids(text, allowed, refused, threads)?;
+        let offsets = py.detach(|| self.core.offsets(&ids));
         Ok((self.array(py, ids)?, PyArray1::from_vec(py, offsets)))
     }
 
@@ -633,10 +671,7 @@ impl Tokenizer {
         refused: Option<Vec<String>>,
         threads: Option<usize>,
     ) -> PyResult<Bound<'py, PyList>> {
-        let (text, rule) = (self.text(text)?, rule(allowed, refused));
-        let ids = on_text(py, text.len(), |control| {
-            self.core.encode(&text, &rule, threads, control)
-        })?;
+        let ids = self.ids(text, allowed, refused, threads)?;
         let list = self.list(py, &ids);
         self.core.recycle(ids);
         list
@@ -665,9 +700,15 @@ impl Tokenizer {
         refused: Option<Vec<String>>,
     ) -> PyResult<usize> {
         let (text, rule) = (self.text(text)?, rule(allowed, refused));
-        on_text(py, text.len(), |control| {
-            self.core.count(&text, &rule, control)
-        })
+        match text {
+            Text::Bytes(text) => on_text(py, text.len(), |control| {
+                self.core.count(&text, &rule, control)
+            }),
+            Text::Characters(text) => on_text(py, text.length, |control| {
+                let bytes = text.length;
+                self.core.count_source(text, bytes, &rule, control)
+            }),
+        }
     }
 
     fn split<'py>(

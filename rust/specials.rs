@@ -123,6 +123,29 @@ impl Finder {
             from = start + 1;
         }
     }
+
+    /// Bytes in the longest special token.
+    pub(crate) fn longest(&self) -> usize {
+        self.texts.first().map_or(0, |(_, special)| special.len())
+    }
+
+    /// A place at or before `cut` that goes through no special token of `text`.
+    pub(crate) fn clear_of(&self, text: &[u8], mut cut: usize) -> usize {
+        let across = |cut: usize| {
+            let begins = |(_, special): &(usize, Vec<u8>)| {
+                let reach = special.len() - 1;
+                let start = cut.saturating_sub(reach);
+                let window = &text[start..text.len().min(cut + reach)];
+                memmem::find(window, special).map(|at| start + at)
+            };
+            self.texts.iter().filter_map(begins).min()
+        };
+        // Another may lie across the place where this one begins.
+        while let Some(earlier) = across(cut) {
+            cut = earlier;
+        }
+        cut
+    }
 }
 
 fn common_prefix<'a>(left: &'a [u8], right: &'a [u8]) -> &'a [u8] {

@@ -13,6 +13,7 @@ use crate::count::on_threads;
 use crate::decode::Decoder;
 use crate::error::{Error, Result};
 use crate::memory::Memory;
+use crate::parts::{Part, Parts, TextSource};
 use crate::pretokenize::Pattern;
 use crate::room::{LARGE, Room};
 use crate::sink::{Count, Ids, Sink, Streamed};
@@ -21,13 +22,18 @@ use crate::vocab::Vocab;
 use sha2::{Digest, Sha256};
 use std::mem::MaybeUninit;
 use std::ops::Range;
-use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
-use std::sync::{Mutex, OnceLock};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
+use std::sync::{Mutex, OnceLock, PoisonError};
 
 /// Less text than this does not pay for a thread.
 const BYTES_PER_THREAD: usize = 256 << 10;
 /// A part of a large text that one thread takes at a time.
 const LARGE_PART: usize = 1 << 20;
+/// Of a text that comes in parts: its share of the text, and the bounds of that. Parts should stay in a
+/// near cache, but for each of them the maker may have to wait for somebody (Python's lock).
+const PARTS_OF_SOURCE: usize = 32;
+const SMALLEST_PART: usize = 256 << 10;
+const LARGEST_PART: usize = 4 << 20;
 /// Encoders that wait for reuse.
 const SHELF: usize = 16;
 
@@ -51,6 +57,40 @@ pub struct Encoder<'t> {
     memory: Option<Box<Memory>>,
     /// Where pieces end.
     ends: Vec<usize>,
+}
+
+/// Texts, or the parts of one, in order.
+trait Texts {
+    /// How many there are, as far as is known.
+    fn count(&self) -> usize;
+
+    /// Hands on each, with where it begins in its whole.
+    fn each(self, take: impl FnMut(&[u8], usize) -> Result<()>) -> Result<()>;
+}
+
+impl Texts for &[&[u8]] {
+    fn count(&self) -> usize {
+        self.len()
+    }
+
+    fn each(self, mut take: impl FnMut(&[u8], usize) -> Result<()>) -> Result<()> {
+        self.iter().try_for_each(|text| take(text, 0))
+    }
+}
+
+impl<S: TextSource> Texts for &mut Parts<'_, S> {
+    fn count(&self) -> usize {
+        0
+    }
+
+    fn each(self, mut take: impl FnMut(&[u8], usize) -> Result<()>) -> Result<()> {
+        let mut used = Vec::new();
+        while let Some(part) = self.next(used)? {
+            take(&part.text, part.position)?;
+            used = part.text;
+        }
+        Ok(())
+    }
 }
 
 /// A stretch of text between special tokens, or one of those.
@@ -176,8 +216,7 @@ impl Tokenizer {
     ) -> Result<Vec<u32>> {
         let threads = thread_count(threads, text.len());
         if threads == 1 {
-            let mut encoder = self.encoder();
-            return Ok(encoder.encode_texts(&[text], rule, control)?.0);
+            return Ok(self.encoder().encode_texts(&[text], rule, control)?.0);
         }
         let stretches = self.cut(
             text,
@@ -185,9 +224,9 @@ impl Tokenizer {
             (text.len() / (threads * 4)).clamp(64 << 10, LARGE_PART),
         )?;
         let parts = in_parallel(
-            threads,
-            stretches.len(),
+            threads.min(stretches.len()),
             || self.encoder(),
+            numbered(stretches.len()),
             |encoder, job| match &stretches[job] {
                 Stretch::Special(id) => Ok(vec![*id]),
                 Stretch::Text(range) => {
@@ -197,9 +236,65 @@ impl Tokenizer {
                 }
             },
         )?;
-        let ids = self.joined(&parts, threads)?;
-        self.room.keep_parts(parts);
-        Ok(ids)
+        self.joined_and_kept(parts, threads)
+    }
+
+    /// The ids of a text of about so many bytes that is made while it is encoded, as [`Tokenizer::encode`]
+    /// gives them.
+    ///
+    /// # Errors
+    /// As [`Tokenizer::encode`], and what the source says.
+    pub fn encode_source(
+        &self,
+        source: impl TextSource,
+        bytes: usize,
+        rule: &SpecialRule,
+        threads: Option<usize>,
+        control: &Control,
+    ) -> Result<Vec<u32>> {
+        let parts = self.parts(source, bytes, rule);
+        self.encode_parts(parts, bytes, thread_count(threads, bytes), control)
+    }
+
+    fn parts<'t, S: TextSource>(
+        &'t self,
+        source: S,
+        bytes: usize,
+        rule: &'t SpecialRule,
+    ) -> Parts<'t, S> {
+        let size = (bytes / PARTS_OF_SOURCE).clamp(SMALLEST_PART, LARGEST_PART);
+        Parts::new(self, rule, source, size)
+    }
+
+    pub(crate) fn encode_parts(
+        &self,
+        mut parts: Parts<'_, impl TextSource>,
+        bytes: usize,
+        threads: usize,
+        control: &Control,
+    ) -> Result<Vec<u32>> {
+        let rule = parts.rule;
+        if threads == 1 {
+            let mut encoder = self.encoder();
+            return Ok(encoder.encode_all(bytes, &mut parts, rule, control)?.0);
+        }
+        let parts = Mutex::new(parts);
+        let ids = in_parallel(
+            threads,
+            || (self.encoder(), Vec::new()),
+            |(_, used)| {
+                let mut parts = parts.lock().unwrap_or_else(PoisonError::into_inner);
+                let part = parts.next(std::mem::take(used))?;
+                Ok(part.map(|part| (part.number, part)))
+            },
+            |(encoder, used), part: Part| {
+                let mut ids = self.room.for_part(part.text.len());
+                encoder.run(&part.text, part.position, rule, control, &mut Ids(&mut ids))?;
+                *used = part.text;
+                Ok(ids)
+            },
+        )?;
+        self.joined_and_kept(ids, threads)
     }
 
     /// Takes the memory of a result that nobody needs any longer, for one to come; of one, and 64 MiB
@@ -231,9 +326,9 @@ impl Tokenizer {
             },
         );
         let parts = in_parallel(
-            threads,
-            groups.len(),
+            threads.min(groups.len()),
             || self.encoder(),
+            numbered(groups.len()),
             |encoder, job| encoder.encode_texts(&texts[groups[job].clone()], rule, control),
         )?;
         let mut offsets = Vec::with_capacity(texts.len() + 1);
@@ -250,6 +345,13 @@ impl Tokenizer {
             self.joined(&parts, threads)?
         };
         Ok((ids, offsets))
+    }
+
+    /// All ids in one vector; the parts' memory waits for the next.
+    fn joined_and_kept(&self, parts: Vec<Vec<u32>>, threads: usize) -> Result<Vec<u32>> {
+        let ids = self.joined(&parts, threads)?;
+        self.room.keep_parts(parts);
+        Ok(ids)
     }
 
     /// All ids in one vector.
@@ -281,7 +383,25 @@ impl Tokenizer {
     /// As [`Tokenizer::encode`].
     pub fn count(&self, text: &[u8], rule: &SpecialRule, control: &Control) -> Result<usize> {
         let mut count = Count(0);
-        self.encoder().run(text, rule, control, &mut count)?;
+        self.encoder().run(text, 0, rule, control, &mut count)?;
+        Ok(count.0)
+    }
+
+    /// How many ids a text of about so many bytes has that is made while it is encoded.
+    ///
+    /// # Errors
+    /// As [`Tokenizer::encode_source`].
+    pub fn count_source(
+        &self,
+        source: impl TextSource,
+        bytes: usize,
+        rule: &SpecialRule,
+        control: &Control,
+    ) -> Result<usize> {
+        let mut count = Count(0);
+        let mut parts = self.parts(source, bytes, rule);
+        let mut encoder = self.encoder();
+        encoder.run_all(&mut parts, rule, control, &mut count)?;
         Ok(count.0)
     }
 
@@ -358,7 +478,7 @@ impl Tokenizer {
     /// Cuts `text` at special tokens, and what lies between into parts of about `size` bytes.
     fn cut(&self, text: &[u8], rule: &SpecialRule, size: usize) -> Result<Vec<Stretch>> {
         let mut stretches = Vec::new();
-        self.stretches(text, rule, |stretch| {
+        self.stretches(text, 0, rule, |stretch| {
             match stretch {
                 Stretch::Special(_) => stretches.push(stretch),
                 Stretch::Text(range) => {
@@ -381,10 +501,26 @@ impl Tokenizer {
         Ok(stretches)
     }
 
-    /// Hands on, in order, the stretches of `text` and the special tokens between them.
+    /// A place late in `text`, not its beginning, where the two parts have the ids of the whole, whatever
+    /// follows; `None` where none is known.
+    pub(crate) fn safe_cut(&self, text: &[u8], rule: &SpecialRule) -> Option<usize> {
+        let finder = self.finders.choose(self.vocab.specials(), rule).ok()?;
+        // A special token whose end is yet to come must not be cut either.
+        let seen = &text[..text.len().saturating_sub(finder.longest())];
+        let cut = if self.vocab.is_bytes() {
+            seen.len()
+        } else {
+            self.pattern.late_split(seen)?
+        };
+        Some(finder.clear_of(text, cut)).filter(|&cut| cut > 0)
+    }
+
+    /// Hands on, in order, the stretches of `text`, which begins at `position` of the whole, and the
+    /// special tokens between them.
     fn stretches(
         &self,
         text: &[u8],
+        position: usize,
         rule: &SpecialRule,
         mut take: impl FnMut(Stretch) -> Result<()>,
     ) -> Result<()> {
@@ -396,7 +532,9 @@ impl Tokenizer {
             if !rule.allows(special) {
                 return Err(Error::usage(format!(
                     "the text spells the special token {:?} at byte {}; name it in allowed_special to encode it as id {}, or pass disallowed_special=() to encode it as plain text",
-                    special.text, found.start, special.id
+                    special.text,
+                    position + found.start,
+                    special.id
                 )));
             }
             if found.start > start {
@@ -433,7 +571,7 @@ impl Encoder<'_> {
         out: &mut Vec<u32>,
     ) -> Result<()> {
         let before = out.len();
-        let result = self.run(text, rule, control, &mut Ids(out));
+        let result = self.run(text, 0, rule, control, &mut Ids(out));
         if result.is_err() {
             out.truncate(before);
         }
@@ -448,43 +586,59 @@ impl Encoder<'_> {
         control: &Control,
     ) -> Result<(Vec<u32>, Vec<u64>)> {
         let bytes = texts.iter().map(|text| text.len()).sum();
+        self.encode_all(bytes, texts, rule, control)
+    }
+
+    /// The same of texts of about so many bytes in all.
+    fn encode_all(
+        &mut self,
+        bytes: usize,
+        texts: impl Texts,
+        rule: &SpecialRule,
+        control: &Control,
+    ) -> Result<(Vec<u32>, Vec<u64>)> {
         let room = &self.tokenizer.room;
         let mut ids = room.for_bytes(bytes);
-        let ends = if ids.capacity() < LARGE {
+        let (ends, bytes) = if ids.capacity() < LARGE {
             self.run_all(texts, rule, control, &mut Ids(&mut ids))?
         } else {
             let mut sink = Streamed::new(&mut ids);
-            let ends = self.run_all(texts, rule, control, &mut sink)?;
+            let done = self.run_all(texts, rule, control, &mut sink)?;
             sink.finish();
-            ends
+            done
         };
         room.fit(bytes, &mut ids);
         Ok((ids, ends))
     }
 
-    /// Encodes all texts; the length of `sink` after each.
+    /// Encodes all texts; the length of `sink` after each, and the bytes that they had.
     fn run_all(
         &mut self,
-        texts: &[&[u8]],
+        texts: impl Texts,
         rule: &SpecialRule,
         control: &Control,
         sink: &mut impl Sink,
-    ) -> Result<Vec<u64>> {
-        let one = |text: &&[u8]| {
-            self.run(text, rule, control, sink)?;
-            Ok(sink.len() as u64)
-        };
-        texts.iter().map(one).collect()
+    ) -> Result<(Vec<u64>, usize)> {
+        let (mut ends, mut bytes) = (Vec::with_capacity(texts.count()), 0);
+        texts.each(|text, position| {
+            self.run(text, position, rule, control, sink)?;
+            ends.push(sink.len() as u64);
+            bytes += text.len();
+            Ok(())
+        })?;
+        Ok((ends, bytes))
     }
 
+    /// Encodes `text`, which begins at `position` of a whole.
     fn run(
         &mut self,
         text: &[u8],
+        position: usize,
         rule: &SpecialRule,
         control: &Control,
         sink: &mut impl Sink,
     ) -> Result<()> {
-        self.tokenizer.stretches(text, rule, |stretch| {
+        self.tokenizer.stretches(text, position, rule, |stretch| {
             match stretch {
                 Stretch::Text(range) => self.pieces(&text[range], control, sink)?,
                 Stretch::Special(id) => sink.many([id].into_iter()),
@@ -593,44 +747,53 @@ fn group(texts: &[&[u8]], size: usize) -> Vec<Range<usize>> {
     groups
 }
 
-/// The results of `jobs` jobs in order. Each thread makes one tool and takes the next job until none
-/// is left or one fails; the calling thread is one of them.
-fn in_parallel<Tool, T: Send>(
-    threads: usize,
-    jobs: usize,
-    tool: impl Fn() -> Tool + Sync,
-    work: impl Fn(&mut Tool, usize) -> Result<T> + Sync,
-) -> Result<Vec<T>> {
+/// Jobs 0, 1, ... for [`in_parallel`].
+fn numbered<Tool>(jobs: usize) -> impl Fn(&mut Tool) -> Result<Option<(usize, usize)>> + Sync {
     let next = AtomicUsize::new(0);
-    let run = || -> Result<Vec<(usize, T)>> {
+    move |_| {
+        let job = next.fetch_add(1, Relaxed);
+        Ok((job < jobs).then_some((job, job)))
+    }
+}
+
+/// The results of jobs in order. Each thread makes one tool and takes the `next` job, which comes with its
+/// number, until none is left or one fails; the calling thread is one of them. Of several errors that of
+/// the first job counts.
+fn in_parallel<Tool, Job, T: Send>(
+    threads: usize,
+    tool: impl Fn() -> Tool + Sync,
+    next: impl Fn(&mut Tool) -> Result<Option<(usize, Job)>> + Sync,
+    work: impl Fn(&mut Tool, Job) -> Result<T> + Sync,
+) -> Result<Vec<T>> {
+    let failed = AtomicBool::new(false);
+    let run = || {
         let (mut tool, mut done) = (tool(), Vec::new());
-        loop {
-            let job = next.fetch_add(1, Relaxed);
-            if job >= jobs {
-                return Ok(done);
-            }
-            let result = work(&mut tool, job);
+        while !failed.load(Relaxed) {
+            let (number, result) = match next(&mut tool) {
+                Ok(None) => break,
+                Ok(Some((number, job))) => (number, work(&mut tool, job)),
+                // Jobs taken before it come first.
+                Err(error) => (usize::MAX, Err(error)),
+            };
             if result.is_err() {
-                next.store(jobs, Relaxed);
+                failed.store(true, Relaxed);
             }
-            done.push((job, result?));
+            done.push((number, result));
         }
+        done
     };
     let mut done = std::thread::scope(|scope| {
-        let others: Vec<_> = (1..threads.min(jobs)).map(|_| scope.spawn(run)).collect();
-        let mut results = vec![run()];
+        let others: Vec<_> = (1..threads).map(|_| scope.spawn(run)).collect();
+        let mut done = run();
         for other in others {
-            results.push(
+            done.extend(
                 other
                     .join()
                     .unwrap_or_else(|panic| std::panic::resume_unwind(panic)),
             );
         }
-        results.into_iter().collect::<Result<Vec<_>>>()
-    })?
-    .into_iter()
-    .flatten()
-    .collect::<Vec<_>>();
-    done.sort_unstable_by_key(|(job, _)| *job);
-    Ok(done.into_iter().map(|(_, result)| result).collect())
+        done
+    });
+    done.sort_unstable_by_key(|(number, _)| *number);
+    done.into_iter().map(|(_, result)| result).collect()
 }

@@ -36,6 +36,10 @@ use words::Words;
 
 /// How many pieces [`Scanner::fill`] hands over at a time.
 const BATCH: usize = 512;
+/// How far back from the end of a text a late place to cut is looked for, a step at a time.
+const STEP_BYTES: usize = 64 << 10;
+/// The first step, which nearly always finds one.
+const FIRST_STEP_BYTES: usize = 2 << 10;
 
 /// How text is cut into pieces. Two patterns are equal when they cut by the same regex.
 #[derive(Clone, Debug)]
@@ -121,6 +125,18 @@ impl Pattern {
                 split::find(*rule, text, near)
             }
             Kind::Custom(_) => None,
+        }
+    }
+
+    /// Such a place late in `text`.
+    pub(crate) fn late_split(&self, text: &[u8]) -> Option<usize> {
+        let mut near = text.len().saturating_sub(FIRST_STEP_BYTES);
+        loop {
+            let cut = self.safe_split(text, near);
+            if cut.is_some() || near == 0 {
+                return cut;
+            }
+            near = near.saturating_sub(STEP_BYTES);
         }
     }
 }

@@ -539,6 +539,14 @@ fn the_pattern_none_has_one_piece_and_an_empty_text_has_none() {
 }
 
 #[test]
+fn a_late_place_to_cut_is_found_far_from_the_end() {
+    let pattern = Pattern::named("gpt2").unwrap();
+    let text = [b"words ".as_slice(), &vec![b'x'; 900_000]].concat();
+    assert_eq!(pattern.late_split(&text), Some(5));
+    assert_eq!(pattern.late_split(&text[6..]), None);
+}
+
+#[test]
 fn a_name_and_its_alias_and_its_regex_are_one_pattern() {
     for (alias, name) in [("r50k", "gpt2"), ("p50k_base", "gpt2"), ("qwen", "qwen2")] {
         let pattern = Pattern::named(alias).unwrap();

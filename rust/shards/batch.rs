@@ -273,7 +273,7 @@ fn edge(text: &[u8]) -> usize {
 }
 
 /// The end of the last whole character of `text`.
-pub(super) fn character_edge(text: &[u8]) -> usize {
+fn character_edge(text: &[u8]) -> usize {
     let is_start = |&at: &usize| text[at] & 0xC0 != 0x80;
     let Some(last) = (text.len().saturating_sub(4)..text.len())
         .rev()

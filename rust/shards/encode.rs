@@ -1,39 +1,17 @@
 //! A tokenizer as the writer of datasets needs it.
 
-use super::batch::character_edge;
 use super::{Encode, EncodeText, TokenizerFacts};
 use crate::control::Control;
 use crate::error::Result;
 use crate::formats::huggingface;
-use crate::pretokenize::Pattern;
 use crate::specials::{Names, SpecialRule};
 use crate::tokenizer::{Encoder, Tokenizer};
-use memchr::memmem;
 use std::path::Path;
-
-/// How far back from the end of a part a cut is looked for, a step at a time.
-const STEP_BYTES: usize = 64 << 10;
-/// The first step, which nearly always finds one.
-const FIRST_STEP_BYTES: usize = 2 << 10;
-
-/// A place late in `text` where the pattern proves that it can be cut.
-pub(super) fn late_split(pattern: &Pattern, text: &[u8]) -> Option<usize> {
-    let mut near = text.len().saturating_sub(FIRST_STEP_BYTES);
-    loop {
-        let cut = pattern.safe_split(text, near);
-        if cut.is_some() || near == 0 {
-            return cut;
-        }
-        near = near.saturating_sub(STEP_BYTES);
-    }
-}
 
 /// A tokenizer, and the special tokens that it recognises in documents.
 pub struct DocumentEncoder<'t> {
     tokenizer: &'t Tokenizer,
     rule: SpecialRule,
-    /// The texts of those that are recognised.
-    specials: Vec<String>,
 }
 
 impl<'t> DocumentEncoder<'t> {
@@ -44,34 +22,7 @@ impl<'t> DocumentEncoder<'t> {
             allowed: Names::Some(special_tokens.to_vec()),
             refused: Names::None,
         };
-        let known = tokenizer.vocab().specials().iter();
-        let specials = known
-            .filter(|special| rule.allows(special))
-            .map(|special| special.text.clone())
-            .collect();
-        Self {
-            tokenizer,
-            rule,
-            specials,
-        }
-    }
-
-    /// The place before `cut` where the special token begins that lies across it; else `cut`.
-    fn before_special(&self, text: &[u8], mut cut: usize) -> usize {
-        let across = |cut: usize| {
-            let begins = |special: &String| {
-                let reach = special.len() - 1;
-                let start = cut.saturating_sub(reach);
-                let window = &text[start..text.len().min(cut + reach)];
-                memmem::find(window, special.as_bytes()).map(|at| start + at)
-            };
-            self.specials.iter().filter_map(begins).min()
-        };
-        // Another may lie across the place where this one begins.
-        while let Some(earlier) = across(cut) {
-            cut = earlier;
-        }
-        cut
+        Self { tokenizer, rule }
     }
 }
 
@@ -89,15 +40,7 @@ impl Encode for DocumentEncoder<'_> {
     }
 
     fn safe_cut(&self, text: &[u8]) -> Option<usize> {
-        // A special token whose end is yet to come must not be cut either.
-        let longest = self.specials.iter().map(String::len).max().unwrap_or(0);
-        let seen = &text[..text.len().saturating_sub(longest)];
-        let cut = if self.tokenizer.kind() == "byte" {
-            character_edge(seen)
-        } else {
-            late_split(self.tokenizer.pattern(), seen)?
-        };
-        Some(self.before_special(text, cut)).filter(|&cut| cut > 0)
+        self.tokenizer.safe_cut(text, &self.rule)
     }
 
     fn facts(&self) -> TokenizerFacts {
@@ -130,6 +73,7 @@ impl EncodeText for DocumentThread<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::pretokenize::Pattern;
 
     fn ids(encoder: &DocumentEncoder, parts: &[&[u8]]) -> Vec<u32> {
         let (mut thread, mut ids) = (encoder.start(), Vec::new());
@@ -162,13 +106,5 @@ mod tests {
                 }
             }
         }
-    }
-
-    #[test]
-    fn cut_is_found_far_from_the_end() {
-        let pattern = Pattern::named("gpt2").unwrap();
-        let text = [b"words ".as_slice(), &vec![b'x'; 900_000]].concat();
-        assert_eq!(late_split(&pattern, &text), Some(5));
-        assert_eq!(late_split(&pattern, &text[6..]), None);
     }
 }

@@ -236,7 +236,7 @@ pub fn for_each_batch(
     };
     control.begin(Stage::Count, total);
     let split = Split::none();
-    let safe_cut = |text: &[u8]| encode::late_split(pattern, text);
+    let safe_cut = |text: &[u8]| pattern.late_split(text);
     let mut held: Vec<Job> = Vec::new();
     let mut deliver = |job: Job| {
         held.push(job);

@@ -259,6 +259,27 @@ def test_a_large_str_has_the_ids_of_its_utf8(unit):
                 tokenizer.encode(text[:place] + "\udfff" + text[place + 1 :])
 
 
+@pytest.mark.parametrize("threads", [1, 3])
+def test_a_str_that_is_encoded_in_parts_has_the_ids_of_its_utf8(threads):
+    tokenizer = published("o200k_base")
+    text = generated(8) + "naïve 日本 text, <|endoftext|> 😀\n" * 40_000
+    ids = tokenizer.encode(text.encode(), allowed_special="all")
+
+    def fresh():
+        return "".join(list(text))  # one that was never encoded has not kept its UTF-8
+
+    def encoded(method):
+        return method(fresh(), allowed_special="all", threads=threads)
+
+    np.testing.assert_array_equal(encoded(tokenizer.encode), ids)
+    assert encoded(tokenizer.encode_to_list) == ids.tolist()
+    np.testing.assert_array_equal(encoded(tokenizer.encode_with_offsets)[0], ids)
+    assert tokenizer.count(fresh(), allowed_special="all") == len(ids)
+    place = fresh().encode().index(b"<|endoftext|>")
+    with pytest.raises(UsageError, match=f"at byte {place};"):
+        tokenizer.encode(fresh(), threads=threads)
+
+
 def test_the_empty_text_has_no_ids():
     for tokenizer in (Tokenizer.byte(), published("r50k_base")):
         for empty in ("", b""):
