@@ -11,6 +11,7 @@ pub mod error;
 pub mod formats;
 #[cfg(any(test, feature = "fuzzing"))]
 pub mod fuzz;
+mod gather;
 mod hash;
 pub mod kernels;
 mod memory;

@@ -16,7 +16,6 @@ pub trait TextSource: Send {
 }
 
 /// A stretch of the text.
-#[derive(Default)]
 pub(crate) struct Part {
     pub text: Vec<u8>,
     /// Where it begins in the whole.

@@ -7,6 +7,7 @@ use crate::control::{Control, Stage};
 use crate::count::{self, CountOptions, Counter, Counts};
 use crate::error::{Error, Result};
 use crate::formats::{gpt2, huggingface, tiktoken};
+use crate::hash::hash_key;
 use crate::kernels;
 use crate::parts::TextSource;
 use crate::pretokenize::{Pattern, unicode_version};
@@ -31,7 +32,7 @@ use pyo3::sync::PyOnceLock;
 use pyo3::types::{PyBytes, PyDict, PyInt, PyList, PyString};
 use std::borrow::Cow;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
@@ -409,8 +410,9 @@ type IdsAndOffsets<'py> = (Bound<'py, PyArray1<u32>>, Bound<'py, PyArray1<u64>>)
 struct Tokenizer {
     core: Arc<Core>,
     integers: Integers,
-    /// Where the last text stood that was transcoded: one that comes again is worth keeping.
-    transcoded: AtomicUsize,
+    /// A hash of where the last text stood that was transcoded, and of its length: one that comes again
+    /// is worth keeping, and another often takes the place of one that is gone.
+    transcoded: AtomicU64,
 }
 
 /// The memory behind an array of ids.
@@ -438,7 +440,7 @@ impl From<Core> for Tokenizer {
         Self {
             core: Arc::new(core),
             integers: PyOnceLock::new(),
-            transcoded: AtomicUsize::new(0),
+            transcoded: AtomicU64::new(0),
         }
     }
 }
@@ -469,7 +471,8 @@ impl Tokenizer {
     fn text<'a>(&self, text: &'a Bound<'_, PyAny>) -> PyResult<Text<'a>> {
         if let Ok(string) = text.cast::<PyString>()
             && let Some(characters) = Characters::of(string)?
-            && self.transcoded.swap(string.as_ptr() as usize, Relaxed) != string.as_ptr() as usize
+            && let place = hash_key((string.as_ptr() as u128) << 64 | characters.length as u128)
+            && self.transcoded.swap(place, Relaxed) != place
         {
             return Ok(Text::Characters(characters));
         }

@@ -2,8 +2,7 @@
 //!
 //! Pages that the system clears anew for each large result would take a tenth of the time of encoding,
 //! and a vector that grows is moved. So a tokenizer remembers how many ids its texts have, and keeps the
-//! memory of one result that its owner is done with for the next, and that of the parts which threads
-//! made of one.
+//! memory of one result that its owner is done with for the next.
 
 use crate::cache::prefer_huge_pages;
 use std::sync::Mutex;
@@ -13,22 +12,18 @@ use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 pub(crate) const LARGE: usize = 256 << 10;
 /// Ids that the first large result gets room for, and those of the largest that is kept: 64 MiB.
 const MOST: usize = 16 << 20;
-/// Room for fewer ids is not worth keeping.
-const LEAST_PART: usize = 16 << 10;
 
 /// Where results come from.
 #[derive(Debug, Default)]
 pub(crate) struct Room {
     spare: Mutex<Vec<u32>>,
-    /// For parts of results; [`MOST`] ids all together.
-    parts: Mutex<Vec<Vec<u32>>>,
     /// Ids in 1024 bytes of the last text that had many; 0 before there was one.
     density: AtomicUsize,
 }
 
 impl Room {
     /// How many ids so many bytes may have.
-    pub(crate) fn expected(&self, bytes: usize) -> usize {
+    fn expected(&self, bytes: usize) -> usize {
         match self.density.load(Relaxed) {
             0 => bytes / 4 + 16,
             // A sixteenth more, for texts differ.
@@ -57,29 +52,6 @@ impl Room {
         let ids = Vec::with_capacity(count);
         prefer_huge_pages(&ids);
         ids
-    }
-
-    /// An empty vector for the ids of a part of a text, of so many bytes.
-    pub(crate) fn for_part(&self, bytes: usize) -> Vec<u32> {
-        let kept = self.parts.try_lock().ok().and_then(|mut parts| parts.pop());
-        let mut ids = kept.unwrap_or_default();
-        ids.reserve(self.expected(bytes));
-        ids
-    }
-
-    /// Takes parts that were copied into their result.
-    pub(crate) fn keep_parts(&self, parts: Vec<Vec<u32>>) {
-        let Ok(mut kept) = self.parts.try_lock() else {
-            return;
-        };
-        let mut left = MOST.saturating_sub(kept.iter().map(Vec::capacity).sum());
-        for mut part in parts {
-            if (LEAST_PART..=left).contains(&part.capacity()) {
-                left -= part.capacity();
-                part.clear();
-                kept.push(part);
-            }
-        }
     }
 
     /// Learns from the ids of so many bytes, and gives back what room they left.
@@ -129,20 +101,5 @@ mod tests {
         room.fit(8 * LARGE, &mut ids);
         assert!((2 * LARGE..3 * LARGE).contains(&ids.capacity()));
         assert!((LARGE..LARGE * 5 / 4).contains(&room.for_bytes(4 * LARGE).capacity()));
-    }
-
-    #[test]
-    fn parts_come_back_empty_and_no_more_of_them_than_the_largest_result() {
-        let room = Room::default();
-        let part = vec![7; LEAST_PART];
-        let place = part.as_ptr();
-        room.keep_parts(vec![
-            part,
-            Vec::with_capacity(MOST),
-            vec![7; LEAST_PART - 1],
-        ]);
-        let part = room.for_part(100);
-        assert_eq!((part.as_ptr(), part.len()), (place, 0));
-        assert!(room.for_part(100).capacity() < LEAST_PART);
     }
 }

@@ -117,12 +117,36 @@ impl<'a> Streamed<'a> {
     pub(crate) fn finish(mut self) {
         self.flush();
         self.out.extend_from_slice(&self.stage);
-        // Such stores are in no order with others: this says that they come before those that follow.
-        #[cfg(target_arch = "x86_64")]
-        // SAFETY: SSE is part of the architecture.
-        unsafe {
-            std::arch::x86_64::_mm_sfence();
+        order_stores();
+    }
+}
+
+/// Copies ids to memory that is not read soon.
+///
+/// # Safety
+/// There is room for `ids` at `to`, which nobody else uses.
+pub(crate) unsafe fn copy_past_caches(ids: &[u32], to: *mut u32) {
+    let head = to.align_offset(64).min(ids.len());
+    let (lines, tail) = ids[head..].as_chunks::<LINE>();
+    let lines_end = head + lines.len() * LINE;
+    // SAFETY: all of it is inside the room for `ids`, lines at the edges of lines.
+    unsafe {
+        to.copy_from_nonoverlapping(ids.as_ptr(), head);
+        for (place, line) in lines.iter().enumerate() {
+            store_line(to.add(head + place * LINE), line);
         }
+        to.add(lines_end)
+            .copy_from_nonoverlapping(tail.as_ptr(), tail.len());
+    }
+    order_stores();
+}
+
+/// Says that stores past the caches, which are in no order with others, come before those that follow.
+fn order_stores() {
+    #[cfg(target_arch = "x86_64")]
+    // SAFETY: SSE is part of the architecture.
+    unsafe {
+        std::arch::x86_64::_mm_sfence();
     }
 }
 

@@ -9,9 +9,9 @@
 //! cross, and whole documents go to one thread each.
 
 use crate::control::Control;
-use crate::count::on_threads;
 use crate::decode::Decoder;
 use crate::error::{Error, Result};
+use crate::gather::Gathered;
 use crate::memory::Memory;
 use crate::parts::{Part, Parts, TextSource};
 use crate::pretokenize::Pattern;
@@ -20,7 +20,6 @@ use crate::sink::{Count, Ids, Sink, Streamed};
 use crate::specials::{Finders, SpecialRule};
 use crate::vocab::Vocab;
 use sha2::{Digest, Sha256};
-use std::mem::MaybeUninit;
 use std::ops::Range;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
 use std::sync::{Mutex, OnceLock, PoisonError};
@@ -28,7 +27,7 @@ use std::sync::{Mutex, OnceLock, PoisonError};
 /// Less text than this does not pay for a thread.
 const BYTES_PER_THREAD: usize = 256 << 10;
 /// A part of a large text that one thread takes at a time.
-const LARGE_PART: usize = 1 << 20;
+const LARGE_PART: usize = 256 << 10;
 /// Of a text that comes in parts: its share of the text, and the bounds of that. Parts should stay in a
 /// near cache, but for each of them the maker may have to wait for somebody (Python's lock).
 const PARTS_OF_SOURCE: usize = 32;
@@ -90,6 +89,25 @@ impl<S: TextSource> Texts for &mut Parts<'_, S> {
             used = part.text;
         }
         Ok(())
+    }
+}
+
+/// A thread that encodes parts of a text.
+struct Worker<'t> {
+    encoder: Encoder<'t>,
+    /// The memory of the last part's text.
+    text: Vec<u8>,
+    /// That of parts' ids.
+    free: Vec<Vec<u32>>,
+}
+
+impl<'t> Worker<'t> {
+    fn new(tokenizer: &'t Tokenizer) -> Self {
+        Self {
+            encoder: tokenizer.encoder(),
+            text: Vec::new(),
+            free: Vec::new(),
+        }
     }
 }
 
@@ -223,20 +241,25 @@ impl Tokenizer {
             rule,
             (text.len() / (threads * 4)).clamp(64 << 10, LARGE_PART),
         )?;
-        let parts = in_parallel(
+        let gathered = Gathered::new(self.room.for_bytes(text.len()));
+        in_parallel(
             threads.min(stretches.len()),
-            || self.encoder(),
+            || Worker::new(self),
             numbered(stretches.len()),
-            |encoder, job| match &stretches[job] {
-                Stretch::Special(id) => Ok(vec![*id]),
-                Stretch::Text(range) => {
-                    let mut ids = self.room.for_part(range.len());
-                    encoder.pieces(&text[range.clone()], control, &mut Ids(&mut ids))?;
-                    Ok(ids)
+            |worker, job| {
+                let mut ids = worker.free.pop().unwrap_or_default();
+                match &stretches[job] {
+                    Stretch::Special(id) => ids.push(*id),
+                    Stretch::Text(range) => {
+                        let text = &text[range.clone()];
+                        worker.encoder.pieces(text, control, &mut Ids(&mut ids))?;
+                    }
                 }
+                gathered.put(job, ids, &mut worker.free);
+                Ok(())
             },
         )?;
-        self.joined_and_kept(parts, threads)
+        Ok(self.fitted(gathered, text.len()))
     }
 
     /// The ids of a text of about so many bytes that is made while it is encoded, as [`Tokenizer::encode`]
@@ -279,22 +302,34 @@ impl Tokenizer {
             return Ok(encoder.encode_all(bytes, &mut parts, rule, control)?.0);
         }
         let parts = Mutex::new(parts);
-        let ids = in_parallel(
+        let gathered = Gathered::new(self.room.for_bytes(bytes));
+        let lengths = in_parallel(
             threads,
-            || (self.encoder(), Vec::new()),
-            |(_, used)| {
+            || Worker::new(self),
+            |worker| {
                 let mut parts = parts.lock().unwrap_or_else(PoisonError::into_inner);
-                let part = parts.next(std::mem::take(used))?;
+                let part = parts.next(std::mem::take(&mut worker.text))?;
                 Ok(part.map(|part| (part.number, part)))
             },
-            |(encoder, used), part: Part| {
-                let mut ids = self.room.for_part(part.text.len());
-                encoder.run(&part.text, part.position, rule, control, &mut Ids(&mut ids))?;
-                *used = part.text;
-                Ok(ids)
+            |worker, part: Part| {
+                let mut ids = worker.free.pop().unwrap_or_default();
+                let Part { text, position, .. } = &part;
+                let sink = &mut Ids(&mut ids);
+                worker.encoder.run(text, *position, rule, control, sink)?;
+                gathered.put(part.number, ids, &mut worker.free);
+                let length = part.text.len();
+                worker.text = part.text;
+                Ok(length)
             },
         )?;
-        self.joined_and_kept(ids, threads)
+        Ok(self.fitted(gathered, lengths.iter().sum()))
+    }
+
+    /// The ids of a text of so many bytes that threads have encoded.
+    fn fitted(&self, gathered: Gathered, bytes: usize) -> Vec<u32> {
+        let mut ids = gathered.finish();
+        self.room.fit(bytes, &mut ids);
+        ids
     }
 
     /// Takes the memory of a result that nobody needs any longer, for one to come; of one, and 64 MiB
@@ -317,64 +352,32 @@ impl Tokenizer {
     ) -> Result<(Vec<u32>, Vec<u64>)> {
         let bytes = texts.iter().map(|text| text.len()).sum();
         let threads = thread_count(threads, bytes);
-        let groups = group(
-            texts,
-            if threads == 1 {
-                usize::MAX
-            } else {
-                (bytes / (threads * 8)).max(16 << 10)
-            },
-        );
+        if threads == 1 {
+            let (ids, ends) = self.encoder().encode_texts(texts, rule, control)?;
+            return Ok((ids, [0].into_iter().chain(ends).collect()));
+        }
+        let groups = group(texts, (bytes / (threads * 8)).max(16 << 10));
+        let gathered = Gathered::new(self.room.for_bytes(bytes));
         let parts = in_parallel(
             threads.min(groups.len()),
-            || self.encoder(),
+            || Worker::new(self),
             numbered(groups.len()),
-            |encoder, job| encoder.encode_texts(&texts[groups[job].clone()], rule, control),
+            |worker, job| {
+                let mut ids = worker.free.pop().unwrap_or_default();
+                let (texts, sink) = (&texts[groups[job].clone()], &mut Ids(&mut ids));
+                let (ends, _) = worker.encoder.run_all(texts, rule, control, sink)?;
+                gathered.put(job, ids, &mut worker.free);
+                Ok(ends)
+            },
         )?;
         let mut offsets = Vec::with_capacity(texts.len() + 1);
         offsets.push(0);
         let mut before = 0;
-        for (ids, ends) in &parts {
+        for ends in parts {
             offsets.extend(ends.iter().map(|end| before + end));
-            before += ids.len() as u64;
+            before = *offsets.last().unwrap_or(&before);
         }
-        let mut parts: Vec<Vec<u32>> = parts.into_iter().map(|(ids, _)| ids).collect();
-        let ids = if parts.len() == 1 {
-            parts.swap_remove(0)
-        } else {
-            self.joined(&parts, threads)?
-        };
-        Ok((ids, offsets))
-    }
-
-    /// All ids in one vector; the parts' memory waits for the next.
-    fn joined_and_kept(&self, parts: Vec<Vec<u32>>, threads: usize) -> Result<Vec<u32>> {
-        let ids = self.joined(&parts, threads)?;
-        self.room.keep_parts(parts);
-        Ok(ids)
-    }
-
-    /// All ids in one vector.
-    fn joined(&self, parts: &[Vec<u32>], threads: usize) -> Result<Vec<u32>> {
-        let count = parts.iter().map(Vec::len).sum();
-        let mut ids = self.room.for_ids(count);
-        let mut room = &mut ids.spare_capacity_mut()[..count];
-        let mut copies = Vec::with_capacity(parts.len());
-        for part in parts {
-            let (here, others) = room.split_at_mut(part.len());
-            copies.push((part.as_slice(), here));
-            room = others;
-        }
-        let threads = if count < LARGE { 1 } else { threads };
-        let each = parts.len().div_ceil(threads).max(1);
-        let mut groups: Vec<_> = copies.chunks_mut(each).collect();
-        on_threads(&mut groups, |group| {
-            copy_all(group);
-            Ok(())
-        })?;
-        // SAFETY: the parts have as many ids, and all were copied.
-        unsafe { ids.set_len(count) };
-        Ok(ids)
+        Ok((self.fitted(gathered, bytes), offsets))
     }
 
     /// How many ids `text` has.
@@ -713,15 +716,6 @@ impl DecodeStream {
         let text = String::from_utf8_lossy(&self.pending).into_owned();
         self.pending.clear();
         text
-    }
-}
-
-/// Fills each room from its part, which is as long.
-fn copy_all(copies: &mut [(&[u32], &mut [MaybeUninit<u32>])]) {
-    for (part, room) in copies {
-        for (id, place) in part.iter().zip(room.iter_mut()) {
-            place.write(*id);
-        }
     }
 }
 
