@@ -41,7 +41,8 @@ class Suicidal(Silent):
 
 def work(dataset: Path, run: Path, ranks: Ranks, kill_at: int) -> dict:
     # Dropout's noise would differ with the rows of a process.
-    config = replace(CONFIG, model=replace(CONFIG.model, dropout=0.0, n_head=4, n_kv_head=2))
+    shape = {"dropout": 0.0, "n_head": 4, "n_kv_head": 2, "short_conv": 4}
+    config = replace(CONFIG, model=replace(CONFIG.model, **shape))
     config = replace(config, training=replace(config.training, steps=16, batch_rows=5))
     opened = Dataset.open(dataset)
     compute = Compute(torch.device("cpu"))
