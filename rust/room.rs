@@ -10,7 +10,9 @@ use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
 /// Results of fewer ids are any allocator's business.
 pub(crate) const LARGE: usize = 256 << 10;
-/// Ids that the first large result gets room for, and those of the largest that is kept: 64 MiB.
+/// Ids that the first large result gets room for, at most.
+const FIRST: usize = 64 << 20;
+/// Ids of the largest result that is kept: 64 MiB.
 const MOST: usize = 16 << 20;
 
 /// Where results come from.
@@ -36,7 +38,7 @@ impl Room {
         let mut expected = self.expected(bytes);
         if expected >= LARGE && self.density.load(Relaxed) == 0 {
             // Memory that is never reached costs nothing.
-            expected = bytes.min(MOST).max(expected);
+            expected = bytes.min(FIRST).max(expected);
         }
         self.for_ids(expected)
     }

@@ -3,7 +3,7 @@
 #[cfg(target_arch = "x86_64")]
 use crate::encode::is_wide;
 
-/// Code points handled together: all of them ASCII, or one by one.
+/// Code points handled together: ASCII at once, others one by one.
 const TOGETHER: usize = 16;
 
 /// Appends the UTF-8 of `text`; false, with any part of it appended, where a number is no character
@@ -82,33 +82,38 @@ static FORMS: [Form; 33] = {
 #[target_feature(enable = "avx2,bmi1,bmi2,lzcnt,popcnt")]
 fn push_wide(text: &[u32], out: &mut Vec<u8>) -> bool {
     use std::arch::x86_64::*;
-    let (blocks, rest) = text.as_chunks::<TOGETHER>();
     let room = out.spare_capacity_mut();
     assert!(room.len() >= 4 * text.len());
     let begin: *mut u8 = room.as_mut_ptr().cast();
-    let mut end = begin;
-    let mut sound = true;
-    for block in blocks {
+    let (mut end, mut done, mut sound) = (begin, 0, true);
+    while let Some(block) = text[done..].first_chunk::<TOGETHER>() {
         let from: *const __m256i = block.as_ptr().cast();
         // SAFETY: both loads are inside the block.
         let (a, b) = unsafe { (_mm256_loadu_si256(from), _mm256_loadu_si256(from.add(1))) };
+        // Packing works in halves of a register: quarters of the result stand in the order 0 2 1 3.
+        let words = _mm256_packus_epi32(a, b);
+        let order = _mm256_permute4x64_epi64::<0b11_01_10_00>(words);
+        let (low, high) = (
+            _mm256_castsi256_si128(order),
+            _mm256_extracti128_si256::<1>(order),
+        );
+        // SAFETY: four bytes of room belong to each code point, sixteen are written for sixteen.
+        unsafe { _mm_storeu_si128(end.cast(), _mm_packus_epi16(low, high)) };
         let beyond = _mm256_set1_epi32(!0x7F);
-        if _mm256_testz_si256(_mm256_or_si256(a, b), beyond) != 0 {
-            // Packing works in halves of a register: quarters of the result stand in the order 0 2 1 3.
-            let words = _mm256_packus_epi32(a, b);
-            let order = _mm256_permute4x64_epi64::<0b11_01_10_00>(words);
-            let (low, high) = (
-                _mm256_castsi256_si128(order),
-                _mm256_extracti128_si256::<1>(order),
-            );
-            // SAFETY: four bytes of room belong to each code point, sixteen are written for sixteen.
-            unsafe {
-                _mm_storeu_si128(end.cast(), _mm_packus_epi16(low, high));
-                end = end.add(TOGETHER);
-            }
+        let is_ascii = |codes| {
+            let zero = _mm256_cmpeq_epi32(_mm256_and_si256(codes, beyond), _mm256_setzero_si256());
+            _mm256_movemask_ps(_mm256_castsi256_ps(zero)) as u32
+        };
+        let ascii = is_ascii(a) | is_ascii(b) << 8;
+        let before = ascii.trailing_ones() as usize;
+        // SAFETY: as many bytes are right as ASCII characters stand at the beginning.
+        end = unsafe { end.add(before) };
+        if before == TOGETHER {
+            done += TOGETHER;
             continue;
         }
-        for &code in block {
+        let others = (ascii >> before | 1 << (TOGETHER - before)).trailing_zeros() as usize;
+        for &code in &block[before..before + others] {
             sound &= char::from_u32(code).is_some();
             let form = FORMS[code.leading_zeros() as usize];
             let bytes = _pdep_u32(code, form.payload) | form.marks;
@@ -118,13 +123,14 @@ fn push_wide(text: &[u32], out: &mut Vec<u8>) -> bool {
                 end = end.add(form.length);
             }
         }
+        done += before + others;
     }
     // SAFETY: all bytes from the old length up to `end` are written.
     unsafe {
         let length = out.len() + end.offset_from_unsigned(begin);
         out.set_len(length);
     }
-    sound && push_portable(rest, out)
+    sound && push_portable(&text[done..], out)
 }
 
 #[cfg(test)]
