@@ -12,8 +12,8 @@ use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 pub(crate) const LARGE: usize = 256 << 10;
 /// Ids that the first large result gets room for, at most.
 const FIRST: usize = 64 << 20;
-/// Ids of the largest result that is kept: 64 MiB.
-const MOST: usize = 16 << 20;
+/// Ids of the largest result that is kept: 128 MiB.
+const MOST: usize = 32 << 20;
 
 /// Where results come from.
 #[derive(Debug, Default)]

@@ -109,6 +109,19 @@ impl<'t> Worker<'t> {
             free: Vec::new(),
         }
     }
+
+    /// Hands on the ids of a part, which `work` appends to what it is given.
+    fn encode<T>(
+        &mut self,
+        gathered: &Gathered,
+        number: usize,
+        work: impl FnOnce(&mut Encoder<'t>, &mut Ids<'_>) -> Result<T>,
+    ) -> Result<T> {
+        let mut ids = self.free.pop().unwrap_or_default();
+        let done = work(&mut self.encoder, &mut Ids(&mut ids))?;
+        gathered.put(number, ids, &mut self.free);
+        Ok(done)
+    }
 }
 
 /// A stretch of text between special tokens, or one of those.
@@ -236,27 +249,18 @@ impl Tokenizer {
         if threads == 1 {
             return Ok(self.encoder().encode_texts(&[text], rule, control)?.0);
         }
-        let stretches = self.cut(
-            text,
-            rule,
-            (text.len() / (threads * 4)).clamp(64 << 10, LARGE_PART),
-        )?;
+        let size = (text.len() / (threads * 4)).clamp(64 << 10, LARGE_PART);
+        let parts = self.cut(text, rule, size);
         let gathered = Gathered::new(self.room.for_bytes(text.len()));
         in_parallel(
-            threads.min(stretches.len()),
+            threads.min(parts.len()),
             || Worker::new(self),
-            numbered(stretches.len()),
+            numbered(parts.len()),
             |worker, job| {
-                let mut ids = worker.free.pop().unwrap_or_default();
-                match &stretches[job] {
-                    Stretch::Special(id) => ids.push(*id),
-                    Stretch::Text(range) => {
-                        let text = &text[range.clone()];
-                        worker.encoder.pieces(text, control, &mut Ids(&mut ids))?;
-                    }
-                }
-                gathered.put(job, ids, &mut worker.free);
-                Ok(())
+                let (part, position) = (&text[parts[job].clone()], parts[job].start);
+                worker.encode(&gathered, job, |encoder, ids| {
+                    encoder.run(part, position, rule, control, ids)
+                })
             },
         )?;
         Ok(self.fitted(gathered, text.len()))
@@ -312,11 +316,9 @@ impl Tokenizer {
                 Ok(part.map(|part| (part.number, part)))
             },
             |worker, part: Part| {
-                let mut ids = worker.free.pop().unwrap_or_default();
-                let Part { text, position, .. } = &part;
-                let sink = &mut Ids(&mut ids);
-                worker.encoder.run(text, *position, rule, control, sink)?;
-                gathered.put(part.number, ids, &mut worker.free);
+                worker.encode(&gathered, part.number, |encoder, ids| {
+                    encoder.run(&part.text, part.position, rule, control, ids)
+                })?;
                 let length = part.text.len();
                 worker.text = part.text;
                 Ok(length)
@@ -332,8 +334,8 @@ impl Tokenizer {
         ids
     }
 
-    /// Takes the memory of a result that nobody needs any longer, for one to come; of one, and 64 MiB
-    /// at most.
+    /// Takes the memory of a result that nobody needs any longer, for one to come; of one, and 128
+    /// MiB at most.
     pub fn recycle(&self, ids: Vec<u32>) {
         self.room.keep(ids);
     }
@@ -363,11 +365,10 @@ impl Tokenizer {
             || Worker::new(self),
             numbered(groups.len()),
             |worker, job| {
-                let mut ids = worker.free.pop().unwrap_or_default();
-                let (texts, sink) = (&texts[groups[job].clone()], &mut Ids(&mut ids));
-                let (ends, _) = worker.encoder.run_all(texts, rule, control, sink)?;
-                gathered.put(job, ids, &mut worker.free);
-                Ok(ends)
+                let texts = &texts[groups[job].clone()];
+                worker.encode(&gathered, job, |encoder, ids| {
+                    Ok(encoder.run_all(texts, rule, control, ids)?.0)
+                })
             },
         )?;
         let mut offsets = Vec::with_capacity(texts.len() + 1);
@@ -478,30 +479,20 @@ impl Tokenizer {
         Ok(unreachable)
     }
 
-    /// Cuts `text` at special tokens, and what lies between into parts of about `size` bytes.
-    fn cut(&self, text: &[u8], rule: &SpecialRule, size: usize) -> Result<Vec<Stretch>> {
-        let mut stretches = Vec::new();
-        self.stretches(text, 0, rule, |stretch| {
-            match stretch {
-                Stretch::Special(_) => stretches.push(stretch),
-                Stretch::Text(range) => {
-                    let (part, mut start) = (&text[range.clone()], 0);
-                    while part.len() - start > size * 2 {
-                        let Some(cut) = self.pattern.safe_split(part, start + size) else {
-                            break;
-                        };
-                        if cut <= start || cut >= part.len() {
-                            break;
-                        }
-                        stretches.push(Stretch::Text(range.start + start..range.start + cut));
-                        start = cut;
-                    }
-                    stretches.push(Stretch::Text(range.start + start..range.end));
-                }
+    /// Cuts `text` into parts of about `size` bytes that have the ids of the whole.
+    fn cut(&self, text: &[u8], rule: &SpecialRule, size: usize) -> Vec<Range<usize>> {
+        let (mut parts, mut start, mut end) = (Vec::new(), 0, size);
+        while end < text.len() {
+            if let Some(cut) = self.safe_cut(&text[start..end], rule) {
+                parts.push(start..start + cut);
+                start += cut;
+                end = start + size;
+            } else {
+                end += end - start;
             }
-            Ok(())
-        })?;
-        Ok(stretches)
+        }
+        parts.push(start..text.len());
+        parts
     }
 
     /// A place late in `text`, not its beginning, where the two parts have the ids of the whole, whatever
