@@ -4,7 +4,6 @@
 //! and a vector that grows is moved. So a tokenizer remembers how many ids its texts have, and keeps the
 //! memory of one result that its owner is done with for the next.
 
-use crate::cache::prefer_huge_pages;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
@@ -52,7 +51,6 @@ impl Room {
             return std::mem::take(&mut spare);
         }
         let ids = Vec::with_capacity(count);
-        prefer_huge_pages(&ids);
         ids
     }
 
