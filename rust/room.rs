@@ -50,8 +50,7 @@ impl Room {
         {
             return std::mem::take(&mut spare);
         }
-        let ids = Vec::with_capacity(count);
-        ids
+        Vec::with_capacity(count)
     }
 
     /// Learns from the ids of so many bytes, and gives back what room they left.
