@@ -15,6 +15,7 @@ mod gather;
 mod hash;
 pub mod kernels;
 mod memory;
+mod parallel;
 mod parts;
 mod pieces;
 pub mod pretokenize;

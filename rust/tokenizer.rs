@@ -11,9 +11,9 @@
 use crate::control::Control;
 use crate::decode::Decoder;
 use crate::error::{Error, Result};
-use crate::gather::Gathered;
 use crate::memory::Memory;
-use crate::parts::{Part, Parts, TextSource};
+use crate::parallel::thread_count;
+use crate::parts::{Parts, TextSource};
 use crate::pretokenize::Pattern;
 use crate::room::{LARGE, Room};
 use crate::sink::{Count, Ids, Sink, Streamed};
@@ -21,13 +21,8 @@ use crate::specials::{Finders, SpecialRule};
 use crate::vocab::Vocab;
 use sha2::{Digest, Sha256};
 use std::ops::Range;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
-use std::sync::{Mutex, OnceLock, PoisonError};
+use std::sync::{Mutex, OnceLock};
 
-/// Less text than this does not pay for a thread.
-const BYTES_PER_THREAD: usize = 256 << 10;
-/// A part of a large text that one thread takes at a time.
-const LARGE_PART: usize = 256 << 10;
 /// Of a text that comes in parts: its share of the text, and the bounds of that. Parts should stay in a
 /// near cache, but for each of them the maker may have to wait for somebody (Python's lock).
 const PARTS_OF_SOURCE: usize = 32;
@@ -46,7 +41,7 @@ pub struct Tokenizer {
     fingerprint: OnceLock<String>,
     /// Made by the first call that decodes.
     decoder: OnceLock<Decoder>,
-    room: Room,
+    pub(crate) room: Room,
 }
 
 /// A thread's hold on a tokenizer: encodes text after text with one word cache.
@@ -59,7 +54,7 @@ pub struct Encoder<'t> {
 }
 
 /// Texts, or the parts of one, in order.
-trait Texts {
+pub(crate) trait Texts {
     /// How many there are, as far as is known.
     fn count(&self) -> usize;
 
@@ -89,38 +84,6 @@ impl<S: TextSource> Texts for &mut Parts<'_, S> {
             used = part.text;
         }
         Ok(())
-    }
-}
-
-/// A thread that encodes parts of a text.
-struct Worker<'t> {
-    encoder: Encoder<'t>,
-    /// The memory of the last part's text.
-    text: Vec<u8>,
-    /// That of parts' ids.
-    free: Vec<Vec<u32>>,
-}
-
-impl<'t> Worker<'t> {
-    fn new(tokenizer: &'t Tokenizer) -> Self {
-        Self {
-            encoder: tokenizer.encoder(),
-            text: Vec::new(),
-            free: Vec::new(),
-        }
-    }
-
-    /// Hands on the ids of a part, which `work` appends to what it is given.
-    fn encode<T>(
-        &mut self,
-        gathered: &Gathered,
-        number: usize,
-        work: impl FnOnce(&mut Encoder<'t>, &mut Ids<'_>) -> Result<T>,
-    ) -> Result<T> {
-        let mut ids = self.free.pop().unwrap_or_default();
-        let done = work(&mut self.encoder, &mut Ids(&mut ids))?;
-        gathered.put(number, ids, &mut self.free);
-        Ok(done)
     }
 }
 
@@ -249,21 +212,7 @@ impl Tokenizer {
         if threads == 1 {
             return Ok(self.encoder().encode_texts(&[text], rule, control)?.0);
         }
-        let size = (text.len() / (threads * 4)).clamp(64 << 10, LARGE_PART);
-        let parts = self.cut(text, rule, size);
-        let gathered = Gathered::new(self.room.for_bytes(text.len()));
-        in_parallel(
-            threads.min(parts.len()),
-            || Worker::new(self),
-            numbered(parts.len()),
-            |worker, job| {
-                let (part, position) = (&text[parts[job].clone()], parts[job].start);
-                worker.encode(&gathered, job, |encoder, ids| {
-                    encoder.run(part, position, rule, control, ids)
-                })
-            },
-        )?;
-        Ok(self.fitted(gathered, text.len()))
+        self.encode_on_threads(text, rule, threads, control)
     }
 
     /// The ids of a text of about so many bytes that is made while it is encoded, as [`Tokenizer::encode`]
@@ -283,6 +232,7 @@ impl Tokenizer {
         self.encode_parts(parts, bytes, thread_count(threads, bytes), control)
     }
 
+    /// A source of about so many bytes in parts.
     fn parts<'t, S: TextSource>(
         &'t self,
         source: S,
@@ -293,6 +243,7 @@ impl Tokenizer {
         Parts::new(self, rule, source, size)
     }
 
+    /// The ids of a text of about so many bytes that comes in parts, each thread taking the next.
     pub(crate) fn encode_parts(
         &self,
         mut parts: Parts<'_, impl TextSource>,
@@ -305,33 +256,7 @@ impl Tokenizer {
             let mut encoder = self.encoder();
             return Ok(encoder.encode_all(bytes, &mut parts, rule, control)?.0);
         }
-        let parts = Mutex::new(parts);
-        let gathered = Gathered::new(self.room.for_bytes(bytes));
-        let lengths = in_parallel(
-            threads,
-            || Worker::new(self),
-            |worker| {
-                let mut parts = parts.lock().unwrap_or_else(PoisonError::into_inner);
-                let part = parts.next(std::mem::take(&mut worker.text))?;
-                Ok(part.map(|part| (part.number, part)))
-            },
-            |worker, part: Part| {
-                worker.encode(&gathered, part.number, |encoder, ids| {
-                    encoder.run(&part.text, part.position, rule, control, ids)
-                })?;
-                let length = part.text.len();
-                worker.text = part.text;
-                Ok(length)
-            },
-        )?;
-        Ok(self.fitted(gathered, lengths.iter().sum()))
-    }
-
-    /// The ids of a text of so many bytes that threads have encoded.
-    fn fitted(&self, gathered: Gathered, bytes: usize) -> Vec<u32> {
-        let mut ids = gathered.finish();
-        self.room.fit(bytes, &mut ids);
-        ids
+        self.encode_parts_on_threads(parts, bytes, threads, control)
     }
 
     /// Takes the memory of a result that nobody needs any longer, for one to come; of one, and 128
@@ -358,27 +283,7 @@ impl Tokenizer {
             let (ids, ends) = self.encoder().encode_texts(texts, rule, control)?;
             return Ok((ids, [0].into_iter().chain(ends).collect()));
         }
-        let groups = group(texts, (bytes / (threads * 8)).max(16 << 10));
-        let gathered = Gathered::new(self.room.for_bytes(bytes));
-        let parts = in_parallel(
-            threads.min(groups.len()),
-            || Worker::new(self),
-            numbered(groups.len()),
-            |worker, job| {
-                let texts = &texts[groups[job].clone()];
-                worker.encode(&gathered, job, |encoder, ids| {
-                    Ok(encoder.run_all(texts, rule, control, ids)?.0)
-                })
-            },
-        )?;
-        let mut offsets = Vec::with_capacity(texts.len() + 1);
-        offsets.push(0);
-        let mut before = 0;
-        for ends in parts {
-            offsets.extend(ends.iter().map(|end| before + end));
-            before = *offsets.last().unwrap_or(&before);
-        }
-        Ok((self.fitted(gathered, bytes), offsets))
+        self.encode_batch_on_threads(texts, rule, threads, control)
     }
 
     /// How many ids `text` has.
@@ -477,22 +382,6 @@ impl Tokenizer {
             }
         }
         Ok(unreachable)
-    }
-
-    /// Cuts `text` into parts of about `size` bytes that have the ids of the whole.
-    fn cut(&self, text: &[u8], rule: &SpecialRule, size: usize) -> Vec<Range<usize>> {
-        let (mut parts, mut start, mut end) = (Vec::new(), 0, size);
-        while end < text.len() {
-            if let Some(cut) = self.safe_cut(&text[start..end], rule) {
-                parts.push(start..start + cut);
-                start += cut;
-                end = start + size;
-            } else {
-                end += end - start;
-            }
-        }
-        parts.push(start..text.len());
-        parts
     }
 
     /// A place late in `text`, not its beginning, where the two parts have the ids of the whole, whatever
@@ -606,7 +495,7 @@ impl Encoder<'_> {
     }
 
     /// Encodes all texts; the length of `sink` after each, and the bytes that they had.
-    fn run_all(
+    pub(crate) fn run_all(
         &mut self,
         texts: impl Texts,
         rule: &SpecialRule,
@@ -624,7 +513,7 @@ impl Encoder<'_> {
     }
 
     /// Encodes `text`, which begins at `position` of a whole.
-    fn run(
+    pub(crate) fn run(
         &mut self,
         text: &[u8],
         position: usize,
@@ -708,77 +597,4 @@ impl DecodeStream {
         self.pending.clear();
         text
     }
-}
-
-fn thread_count(threads: Option<usize>, bytes: usize) -> usize {
-    let most =
-        threads.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, Into::into));
-    most.min(bytes / BYTES_PER_THREAD + 1).max(1)
-}
-
-/// Ranges of consecutive texts of about `size` bytes each.
-fn group(texts: &[&[u8]], size: usize) -> Vec<Range<usize>> {
-    let (mut groups, mut start, mut bytes) = (Vec::new(), 0, 0);
-    for (place, text) in texts.iter().enumerate() {
-        bytes += text.len();
-        if bytes >= size {
-            groups.push(start..place + 1);
-            (start, bytes) = (place + 1, 0);
-        }
-    }
-    if start < texts.len() || groups.is_empty() {
-        groups.push(start..texts.len());
-    }
-    groups
-}
-
-/// Jobs 0, 1, ... for [`in_parallel`].
-fn numbered<Tool>(jobs: usize) -> impl Fn(&mut Tool) -> Result<Option<(usize, usize)>> + Sync {
-    let next = AtomicUsize::new(0);
-    move |_| {
-        let job = next.fetch_add(1, Relaxed);
-        Ok((job < jobs).then_some((job, job)))
-    }
-}
-
-/// The results of jobs in order. Each thread makes one tool and takes the `next` job, which comes with its
-/// number, until none is left or one fails; the calling thread is one of them. Of several errors that of
-/// the first job counts.
-fn in_parallel<Tool, Job, T: Send>(
-    threads: usize,
-    tool: impl Fn() -> Tool + Sync,
-    next: impl Fn(&mut Tool) -> Result<Option<(usize, Job)>> + Sync,
-    work: impl Fn(&mut Tool, Job) -> Result<T> + Sync,
-) -> Result<Vec<T>> {
-    let failed = AtomicBool::new(false);
-    let run = || {
-        let (mut tool, mut done) = (tool(), Vec::new());
-        while !failed.load(Relaxed) {
-            let (number, result) = match next(&mut tool) {
-                Ok(None) => break,
-                Ok(Some((number, job))) => (number, work(&mut tool, job)),
-                // Jobs taken before it come first.
-                Err(error) => (usize::MAX, Err(error)),
-            };
-            if result.is_err() {
-                failed.store(true, Relaxed);
-            }
-            done.push((number, result));
-        }
-        done
-    };
-    let mut done = std::thread::scope(|scope| {
-        let others: Vec<_> = (1..threads).map(|_| scope.spawn(run)).collect();
-        let mut done = run();
-        for other in others {
-            done.extend(
-                other
-                    .join()
-                    .unwrap_or_else(|panic| std::panic::resume_unwind(panic)),
-            );
-        }
-        done
-    });
-    done.sort_unstable_by_key(|(number, _)| *number);
-    done.into_iter().map(|(_, result)| result).collect()
 }
