@@ -5,6 +5,12 @@ use crate::error::Result;
 use crate::specials::SpecialRule;
 use crate::tokenizer::Tokenizer;
 
+/// A part's share of its text, and the bounds of that. Parts should stay in a near cache, but for each of
+/// them the maker may have to wait for somebody (Python's lock).
+const PARTS: usize = 32;
+const SMALLEST: usize = 256 << 10;
+const LARGEST: usize = 4 << 20;
+
 /// A text that is made while it is read.
 pub trait TextSource: Send {
     /// Appends what comes next until `text` holds `wanted` bytes or more; false where the text ended
@@ -22,6 +28,11 @@ pub(crate) struct Part {
     pub position: usize,
     /// Its place among the parts.
     pub number: usize,
+}
+
+/// How large the parts of a text of about so many bytes should be.
+pub(crate) fn part_bytes(bytes: usize) -> usize {
+    (bytes / PARTS).clamp(SMALLEST, LARGEST)
 }
 
 /// Cuts a source into parts.

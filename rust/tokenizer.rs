@@ -13,7 +13,7 @@ use crate::decode::Decoder;
 use crate::error::{Error, Result};
 use crate::memory::Memory;
 use crate::parallel::thread_count;
-use crate::parts::{Parts, TextSource};
+use crate::parts::{Parts, TextSource, part_bytes};
 use crate::pretokenize::Pattern;
 use crate::room::{LARGE, Room};
 use crate::sink::{Count, Ids, Sink, Streamed};
@@ -23,11 +23,6 @@ use sha2::{Digest, Sha256};
 use std::ops::Range;
 use std::sync::{Mutex, OnceLock};
 
-/// Of a text that comes in parts: its share of the text, and the bounds of that. Parts should stay in a
-/// near cache, but for each of them the maker may have to wait for somebody (Python's lock).
-const PARTS_OF_SOURCE: usize = 32;
-const SMALLEST_PART: usize = 256 << 10;
-const LARGEST_PART: usize = 4 << 20;
 /// Encoders that wait for reuse.
 const SHELF: usize = 16;
 
@@ -228,19 +223,8 @@ impl Tokenizer {
         threads: Option<usize>,
         control: &Control,
     ) -> Result<Vec<u32>> {
-        let parts = self.parts(source, bytes, rule);
+        let parts = Parts::new(self, rule, source, part_bytes(bytes));
         self.encode_parts(parts, bytes, thread_count(threads, bytes), control)
-    }
-
-    /// A source of about so many bytes in parts.
-    fn parts<'t, S: TextSource>(
-        &'t self,
-        source: S,
-        bytes: usize,
-        rule: &'t SpecialRule,
-    ) -> Parts<'t, S> {
-        let size = (bytes / PARTS_OF_SOURCE).clamp(SMALLEST_PART, LARGEST_PART);
-        Parts::new(self, rule, source, size)
     }
 
     /// The ids of a text of about so many bytes that comes in parts, each thread taking the next.
@@ -308,7 +292,7 @@ impl Tokenizer {
         control: &Control,
     ) -> Result<usize> {
         let mut count = Count(0);
-        let mut parts = self.parts(source, bytes, rule);
+        let mut parts = Parts::new(self, rule, source, part_bytes(bytes));
         let mut encoder = self.encoder();
         encoder.run_all(&mut parts, rule, control, &mut count)?;
         Ok(count.0)
