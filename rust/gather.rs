@@ -6,7 +6,7 @@
 
 use crate::sink::copy_past_caches;
 use std::collections::BTreeMap;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, PoisonError};
 
 /// Parts of ids, numbered from 0, on their way into one vector.
 pub(crate) struct Gathered(Mutex<State>);
@@ -22,9 +22,6 @@ struct State {
     waiting: BTreeMap<usize, Vec<u32>>,
 }
 
-/// A place in the result that belongs to one part.
-struct Place(*mut u32);
-
 impl Gathered {
     /// Into `ids`, which is empty.
     pub(crate) fn new(ids: Vec<u32>) -> Self {
@@ -39,16 +36,16 @@ impl Gathered {
     /// Takes the ids of a part; the memory of those that were copied goes to `free`.
     pub(crate) fn put(&self, number: usize, part: Vec<u32>, free: &mut Vec<Vec<u32>>) {
         let mut ready = Vec::new();
-        let mut state = self.lock();
+        let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         state.waiting.insert(number, part);
-        while let Some((place, part)) = state.place_next() {
-            ready.push((place, part));
+        while let Some(placed) = state.place_next() {
+            ready.push(placed);
         }
         drop(state);
         for (place, mut part) in ready {
             // SAFETY: `place_next` gave each part a room of its own, and the vector is neither moved nor
             // read before all threads are done.
-            unsafe { copy_past_caches(&part, place.0) };
+            unsafe { copy_past_caches(&part, place) };
             part.clear();
             free.push(part);
         }
@@ -70,16 +67,12 @@ impl Gathered {
         }
         ids
     }
-
-    fn lock(&self) -> MutexGuard<'_, State> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
 }
 
 impl State {
     /// The part that comes next, and its place, if it is there and there is room. Where a part finds no
     /// room, those behind it wait as well: the vector can grow when all are done.
-    fn place_next(&mut self) -> Option<(Place, Vec<u32>)> {
+    fn place_next(&mut self) -> Option<(*mut u32, Vec<u32>)> {
         let part = self.waiting.first_entry()?;
         let room = self.ids.capacity() - self.placed;
         if *part.key() != self.next || part.get().len() > room {
@@ -87,7 +80,7 @@ impl State {
         }
         let part = part.remove();
         // SAFETY: not beyond the capacity.
-        let place = Place(unsafe { self.ids.as_mut_ptr().add(self.placed) });
+        let place = unsafe { self.ids.as_mut_ptr().add(self.placed) };
         self.placed += part.len();
         self.next += 1;
         Some((place, part))

@@ -132,10 +132,9 @@ impl Tokenizer {
         )?;
         let mut offsets = Vec::with_capacity(texts.len() + 1);
         offsets.push(0);
-        let mut before = 0;
         for ends in parts {
+            let before = offsets[offsets.len() - 1];
             offsets.extend(ends.iter().map(|end| before + end));
-            before = *offsets.last().unwrap_or(&before);
         }
         Ok((self.fitted(gathered, bytes), offsets))
     }
