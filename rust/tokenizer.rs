@@ -14,7 +14,7 @@ use crate::error::{Error, Result};
 use crate::memory::Memory;
 use crate::parallel::thread_count;
 use crate::parts::{Parts, TextSource, part_bytes};
-use crate::pretokenize::Pattern;
+use crate::pretokenize::{Pattern, character_edge};
 use crate::room::{LARGE, Room};
 use crate::sink::{Count, Ids, Sink, Streamed};
 use crate::specials::{Finders, SpecialRule};
@@ -375,7 +375,8 @@ impl Tokenizer {
         // A special token whose end is yet to come must not be cut either.
         let seen = &text[..text.len().saturating_sub(finder.longest())];
         let cut = if self.vocab.is_bytes() {
-            seen.len()
+            // Any place would do for the ids; half a character would look ill-formed to others.
+            character_edge(seen)
         } else {
             self.pattern.late_split(seen)?
         };

@@ -30,6 +30,7 @@ use blocks::Walk;
 use gpt2::Gpt2;
 use known::{Known, Rule};
 use regex::{Custom, Matches};
+pub(crate) use split::character_edge;
 use std::sync::Arc;
 use text::Text;
 use words::Words;

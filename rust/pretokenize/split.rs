@@ -48,3 +48,25 @@ fn class_before(text: &[u8], at: usize) -> Class {
     });
     found.unwrap_or(Class::Other)
 }
+
+/// The end of the last whole character of `text`.
+pub(crate) fn character_edge(text: &[u8]) -> usize {
+    let is_start = |&at: &usize| text[at] & 0xC0 != 0x80;
+    let Some(last) = (text.len().saturating_sub(4)..text.len())
+        .rev()
+        .find(is_start)
+    else {
+        return text.len();
+    };
+    let length = match text[last] {
+        0xF0.. => 4,
+        0xE0.. => 3,
+        0xC0.. => 2,
+        _ => 1,
+    };
+    if last == 0 || last + length <= text.len() {
+        text.len()
+    } else {
+        last
+    }
+}

@@ -8,6 +8,7 @@
 use super::read::Sink;
 use super::split::{Side, Split, tail_start};
 use crate::error::Result;
+use crate::pretokenize::character_edge;
 
 /// A job holds so much text, a longer document being cut.
 const JOB_BYTES: usize = 1 << 20;
@@ -270,26 +271,4 @@ fn edge(text: &[u8]) -> usize {
         return half + line_end + 1;
     }
     character_edge(text)
-}
-
-/// The end of the last whole character of `text`.
-fn character_edge(text: &[u8]) -> usize {
-    let is_start = |&at: &usize| text[at] & 0xC0 != 0x80;
-    let Some(last) = (text.len().saturating_sub(4)..text.len())
-        .rev()
-        .find(is_start)
-    else {
-        return text.len();
-    };
-    let length = match text[last] {
-        0xF0.. => 4,
-        0xE0.. => 3,
-        0xC0.. => 2,
-        _ => 1,
-    };
-    if last == 0 || last + length <= text.len() {
-        text.len()
-    } else {
-        last
-    }
 }

@@ -107,4 +107,16 @@ mod tests {
             }
         }
     }
+
+    #[test]
+    fn no_cut_goes_through_a_character_which_would_look_ill_formed() {
+        let bytes = Tokenizer::byte(&["<|s|>".to_owned()]).unwrap();
+        let encoder = DocumentEncoder::new(&bytes, &["<|s|>".to_owned()]);
+        let text = "naïve 日本 😀<|s|>é".repeat(3);
+        for end in 1..text.len() {
+            if let Some(cut) = encoder.safe_cut(&text.as_bytes()[..end]) {
+                assert!(text.is_char_boundary(cut), "{cut} of {end}");
+            }
+        }
+    }
 }
