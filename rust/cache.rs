@@ -447,10 +447,10 @@ fn few_avx2(set: &[u64; SET_WORDS], key: u128) -> Option<Few> {
 }
 
 /// `len` times the default value, in large pages where there is enough of it.
-pub(crate) fn filled<T: Clone + Default>(len: usize) -> Vec<T> {
+pub(crate) fn filled<T: Default>(len: usize) -> Vec<T> {
     let mut memory = Vec::with_capacity(len);
     prefer_huge_pages(&memory);
-    memory.resize(len, T::default());
+    memory.resize_with(len, T::default);
     memory
 }
 

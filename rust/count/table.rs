@@ -12,8 +12,6 @@ use std::cmp::Ordering;
 use std::hash::{BuildHasher, RandomState};
 use std::ops::Range;
 
-/// Entries of another table hashed ahead of their look-up, so that their cache lines are on the way.
-const AHEAD: usize = 32;
 /// Entries of an empty table.
 const FIRST_ENTRIES: usize = 1 << 12;
 /// Entries handled between two looks at the stop flag.
@@ -87,8 +85,9 @@ impl Quick<'_> {
     /// Where a piece of this hash is, unless something else was there before.
     #[inline(always)]
     fn home(self, hash: u64) -> u32 {
-        // The lowest bits say whose share a piece is when tables are joined.
-        (hash >> 20) as u32 & (self.entries.len() - 1) as u32
+        // By the highest bits, so that all tables have their pieces in about the same order: one is
+        // filled from another front to back. The lowest say whose share a piece is then.
+        (((hash >> 32) * self.entries.len() as u64) >> 32) as u32
     }
 
     /// Gives long pieces their hashes, and asks for their places.
@@ -299,38 +298,20 @@ impl Table {
         shares: u64,
         control: &Control,
     ) -> Result<()> {
-        let mut waiting = Vec::with_capacity(AHEAD);
         for entries in other.entries.chunks(STRIDE) {
             control.check()?;
             for entry in entries.iter().filter(|entry| entry.count != 0) {
                 let hash = self.hash_of(entry.key);
                 if ((hash & 0xFFFF) * shares) >> 16 == share {
-                    prefetch(&self.entries[self.quick().home(hash) as usize]);
-                    waiting.push((hash, entry));
-                    if waiting.len() == AHEAD {
-                        self.take_in(&mut waiting, other, control)?;
-                    }
+                    let piece = other.piece(entry.key);
+                    let key = if entry.key >= LONG {
+                        LONG | u128::from(hash)
+                    } else {
+                        entry.key
+                    };
+                    self.add(key, piece.as_bytes(), entry.count, entry.first, control)?;
                 }
             }
-        }
-        self.take_in(&mut waiting, other, control)
-    }
-
-    /// Adds entries of the other table, each with its hash.
-    fn take_in(
-        &mut self,
-        waiting: &mut Vec<(u64, &Entry)>,
-        other: &Self,
-        control: &Control,
-    ) -> Result<()> {
-        for (hash, entry) in waiting.drain(..) {
-            let piece = other.piece(entry.key);
-            let key = if entry.key >= LONG {
-                LONG | u128::from(hash)
-            } else {
-                entry.key
-            };
-            self.add(key, piece.as_bytes(), entry.count, entry.first, control)?;
         }
         Ok(())
     }

@@ -7,7 +7,7 @@
 
 use super::batch::Joined;
 use super::corpus::Site;
-use super::pairs::Pair;
+use super::pairs::{Pair, Place};
 
 /// How often one neighbour was met.
 #[derive(Clone, Copy, Debug)]
@@ -74,10 +74,10 @@ impl Tallies {
 
     /// Puts a neighbour's next site where it was laid out.
     #[inline(always)]
-    pub(super) fn put(&mut self, noted: &Noted, into: &mut [Site]) {
+    pub(super) fn put(&mut self, noted: &Noted, into: &mut [Place]) {
         let place = &mut self.of[noted.neighbour as usize].place;
         if *place != NOWHERE {
-            into[*place as usize] = noted.site;
+            into[*place as usize].put(noted.site);
             *place += 1;
         }
     }

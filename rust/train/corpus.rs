@@ -10,7 +10,8 @@
 
 use super::changes::Changes;
 use super::memory::Memory;
-use super::pairs::Pair;
+use super::pairs::{Pair, Pairs, Place};
+use super::table::Table;
 use super::{BYTES, Joined};
 use crate::cache::{prefer_huge_pages, prefetch};
 use crate::control::{Control, sort_by};
@@ -22,6 +23,8 @@ const WALL: u32 = u32::MAX;
 /// Pieces or sites handled between two looks at the stop flag.
 pub(super) const STRIDE: usize = 1 << 16;
 
+/// The start of a stretch for sites that are not kept.
+const NOWHERE: u64 = u64::MAX;
 /// Sites whose memory is asked for ahead of their turn.
 const AHEAD: usize = 12;
 
@@ -45,6 +48,8 @@ pub(super) struct Part {
     first: Site,
     /// What the last batch of merges did here.
     pub changes: Changes,
+    /// The pairs that stand here, while shares gather them.
+    pub found: Table,
 }
 
 /// Slots and pieces that some counts take.
@@ -103,7 +108,7 @@ pub(super) fn lay_out(
         )));
     }
     memory.check(if in_order {
-        2 * size.bytes() + size.pieces * size_of::<Place>()
+        2 * size.bytes() + size.pieces * size_of::<Occurrence>()
     } else {
         size.bytes()
     })?;
@@ -140,11 +145,11 @@ pub(super) fn lay_out(
 }
 
 /// Where a piece occurs first in the text, its first slot, and its number.
-type Place = (u64, u32, u32);
+type Occurrence = (u64, u32, u32);
 
 fn in_order_of_occurrence(counts: &Counts, size: Size, control: &Control) -> Result<Part> {
     let mut shuffled = Part::with_capacity(size);
-    let mut order: Vec<Place> = Vec::with_capacity(size.pieces);
+    let mut order: Vec<Occurrence> = Vec::with_capacity(size.pieces);
     counts.for_each(control, |piece, count, first| {
         let place = (
             first,
@@ -187,9 +192,12 @@ pub(super) fn likely_last_count(corpus: &[Part], merges: usize) -> u64 {
 }
 
 /// How many of the sites, from the first on, hold the pair no longer.
-pub(super) fn first_site(corpus: &[&Part], pair: Pair, sites: &[Site], lengths: &[u32]) -> usize {
-    let gone = |site: &&Site| !corpus.iter().any(|part| part.holds(pair, **site, lengths));
-    sites.iter().take_while(gone).count()
+pub(super) fn first_site(corpus: &[&Part], pair: Pair, places: &[Place], lengths: &[u32]) -> usize {
+    let gone = |place: &&Place| {
+        let site = place.site();
+        !corpus.iter().any(|part| part.holds(pair, site, lengths))
+    };
+    places.iter().take_while(gone).count()
 }
 
 impl Part {
@@ -205,6 +213,7 @@ impl Part {
             pairs: 0.0,
             first: Site::default(),
             changes: Changes::default(),
+            found: Table::none(),
         }
     }
 
@@ -300,18 +309,66 @@ impl Part {
             && self.slots[at + lengths[pair.left as usize] as usize] == pair.right
     }
 
-    /// Those of a pair's sites, which ascend, that are in this part.
-    fn own<'s>(&self, sites: &'s [Site]) -> &'s [Site] {
-        let before = |piece: u32| match sites.last() {
-            Some(last) if last.piece < piece => sites.len(),
-            _ if piece == 0 => 0,
-            _ => sites.partition_point(|site| site.piece < piece),
-        };
-        let end = self.first.piece + self.weights.len() as u32;
-        &sites[before(self.first.piece)..before(end)]
+    /// Finds the pairs that stand here, with counts and numbers of sites.
+    ///
+    /// # Errors
+    /// [`Error::Interrupted`].
+    pub(super) fn find_pairs(&mut self, lengths: &[u32], control: &Control) -> Result<()> {
+        let mut found = Table::new();
+        self.for_each_pair(lengths, control, |pair, site| {
+            let entry = found.place(pair);
+            entry.count += self.weight(site);
+            entry.sites += 1;
+        })?;
+        self.found = found;
+        Ok(())
     }
 
-    /// Joins the pairs of a batch one after the other, each wherever `sites` has it, from left to
+    /// Puts the sites of the pairs that were found into their places in the `shares` that kept them; this
+    /// is the part with the number `own`.
+    ///
+    /// # Errors
+    /// [`Error::Interrupted`].
+    pub(super) fn put_sites(
+        &mut self,
+        own: usize,
+        shares: &[&Pairs],
+        lengths: &[u32],
+        control: &Control,
+    ) -> Result<()> {
+        let mut found = std::mem::replace(&mut self.found, Table::none());
+        let mut before: Vec<_> = shares.iter().map(|share| share.before(own)).collect();
+        for entry in found.entries_mut() {
+            let share = entry.pair().share(shares.len());
+            let before = before[share].next().unwrap_or_default();
+            let (start, kept) = shares[share].stretch(entry.pair());
+            entry.start = if kept > 0 {
+                start as u64 + u64::from(before)
+            } else {
+                NOWHERE
+            };
+        }
+        self.for_each_pair(lengths, control, |pair, site| {
+            let entry = found.get_mut(pair);
+            if entry.start != NOWHERE {
+                shares[pair.share(shares.len())].put(entry.start, site);
+                entry.start += 1;
+            }
+        })
+    }
+
+    /// Those of a pair's places, which ascend, that are in this part.
+    fn own<'s>(&self, places: &'s [Place]) -> &'s [Place] {
+        let before = |piece: u32| match places.last() {
+            Some(last) if last.site().piece < piece => places.len(),
+            _ if piece == 0 => 0,
+            _ => places.partition_point(|place| place.site().piece < piece),
+        };
+        let end = self.first.piece + self.weights.len() as u32;
+        &places[before(self.first.piece)..before(end)]
+    }
+
+    /// Joins the pairs of a batch one after the other, each wherever `places` have it, from left to
     /// right, and notes in `changes` which pairs that made.
     ///
     /// # Errors
@@ -319,22 +376,22 @@ impl Part {
     pub(super) fn join<'s>(
         &mut self,
         batch: &[Joined],
-        sites: impl Fn(&Joined) -> &'s [Site],
+        places: impl Fn(&Joined) -> &'s [Place],
         lengths: &[u32],
         shares: usize,
         control: &Control,
     ) -> Result<()> {
         let mut changes = std::mem::take(&mut self.changes);
         changes.begin(lengths.len(), shares);
-        let mut next = batch.first().map(&sites);
+        let mut next = batch.first().map(&places);
         for (index, joined) in batch.iter().enumerate() {
             let own = self.own(next.unwrap_or_default());
-            next = batch.get(index + 1).map(&sites);
-            next.and_then(<[Site]>::first)
-                .inspect(|site| prefetch(*site));
-            for sites in own.chunks(STRIDE) {
+            next = batch.get(index + 1).map(&places);
+            next.and_then(<[Place]>::first)
+                .inspect(|place| prefetch(*place));
+            for places in own.chunks(STRIDE) {
                 control.check()?;
-                self.join_at(joined, sites, lengths, &mut changes);
+                self.join_at(joined, places, lengths, &mut changes);
             }
             changes.end_merge(joined);
         }
@@ -345,7 +402,7 @@ impl Part {
     fn join_at(
         &mut self,
         &Joined { pair, id, .. }: &Joined,
-        sites: &[Site],
+        places: &[Place],
         lengths: &[u32],
         changes: &mut Changes,
     ) {
@@ -360,8 +417,10 @@ impl Part {
         let slot = |site: Site| (site.position - first.position) as usize;
         let shares = changes.losses.len();
         let share = |left, right| move || Pair { left, right }.share(shares);
-        for (index, &site) in sites.iter().enumerate() {
-            if let Some(&later) = sites.get(index + AHEAD) {
+        for (index, place) in places.iter().enumerate() {
+            let site = place.site();
+            if let Some(later) = places.get(index + AHEAD) {
+                let later = later.site();
                 prefetch(&slots[slot(later)]);
                 prefetch(&weights[(later.piece - first.piece) as usize]);
             }

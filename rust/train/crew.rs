@@ -34,7 +34,7 @@ pub(super) fn with_crew<R>(
     let round = Round {
         next: AtomicU64::new(tasks as u64),
         tasks,
-        phase: RwLock::new(Phase::Index),
+        phase: RwLock::new(Phase::Find),
         done: AtomicUsize::new(0),
         over: AtomicBool::new(false),
         panicked: AtomicBool::new(false),

@@ -20,6 +20,7 @@ mod pairs;
 mod queue;
 #[cfg(any(test, feature = "fuzzing"))]
 pub(crate) mod reference;
+mod table;
 #[cfg(test)]
 mod tests;
 mod ties;

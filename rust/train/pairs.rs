@@ -1,16 +1,17 @@
 //! Adjacent pairs: how often each occurs, and where.
 //!
-//! An open-addressing table from pair to count and to a stretch of one flat array of sites. Stretches
-//! are written once, when the pair comes into being, in the order of the corpus; sites at which the
-//! pair was joined away since stay in them and are passed over. With several threads each has such a
-//! table, for its share of all pairs.
+//! A table from pair to count and to a stretch of one flat array of sites. Stretches are written once,
+//! when the pair comes into being, in the order of the corpus; sites at which the pair was joined away
+//! since stay in them and are passed over. With several threads each has such a table, for its share
+//! of all pairs.
 
 use super::Joined;
-use super::changes::{Side, Sum, Tallies, Tally};
+use super::changes::{Side, Sum, Tallies};
 use super::corpus::{Part, Site, first_site};
-use crate::cache::{filled, prefetch};
-use crate::control::Control;
+use super::table::Table;
+use crate::cache::filled;
 use crate::error::Result;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 /// Two tokens side by side.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -20,12 +21,12 @@ pub(super) struct Pair {
 }
 
 impl Pair {
-    fn code(self) -> u64 {
+    pub(super) fn code(self) -> u64 {
         u64::from(self.left) << 32 | u64::from(self.right)
     }
 
     #[inline(always)]
-    fn hash(self) -> u64 {
+    pub(super) fn hash(self) -> u64 {
         self.code().wrapping_mul(0x9E37_79B9_7F4A_7C15)
     }
 
@@ -45,159 +46,134 @@ pub(super) struct Share {
     pub of: usize,
 }
 
-impl Share {
+/// A site in a stretch. Threads fill a stretch at the same time, each places of its own.
+#[derive(Debug, Default)]
+pub(super) struct Place(AtomicU64);
+
+impl Place {
     #[inline(always)]
-    fn has(self, pair: Pair) -> bool {
-        self.of == 1 || pair.share(self.of) == self.index
-    }
-}
-
-/// What the table holds of a pair; without sites it holds nothing.
-#[derive(Clone, Copy, Default)]
-struct Entry {
-    pair: u64,
-    count: u64,
-    /// The first site that may still be there.
-    start: u64,
-    sites: u32,
-}
-
-impl Entry {
-    fn pair(&self) -> Pair {
-        Pair {
-            left: (self.pair >> 32) as u32,
-            right: self.pair as u32,
+    pub(super) fn site(&self) -> Site {
+        let both = self.0.load(Relaxed);
+        Site {
+            position: both as u32,
+            piece: (both >> 32) as u32,
         }
+    }
+
+    #[inline(always)]
+    pub(super) fn put(&self, Site { position, piece }: Site) {
+        let both = u64::from(piece) << 32 | u64::from(position);
+        self.0.store(both, Relaxed);
     }
 }
 
 /// The pairs of a share whose count was `floor` or more when they came into being. Rarer ones are left
-/// out, and are found by another [`Pairs::find_all`] with a lower floor when those above are used up.
+/// out, and are found by another [`Pairs::gather`] with a lower floor when those above are used up.
 pub(super) struct Pairs {
     share: Share,
-    /// First a grid of all pairs of bytes, then a hash table of the others.
-    entries: Vec<Entry>,
-    /// Entries of the hash table in use.
-    used: usize,
-    sites: Vec<Site>,
-    floor: u64,
+    table: Table,
+    places: Vec<Place>,
+    /// For each part of the corpus and each pair that it found, in the order of its table: the sites in
+    /// parts before it. Only until all have put theirs.
+    before: Vec<Vec<u32>>,
     /// Sums over all parts of the corpus.
     tallies: Tallies,
 }
 
-/// Pairs of bytes.
-const GRID: usize = 1 << 16;
-/// Entries whose memory is asked for ahead of their turn.
+/// Losses whose entries are asked for ahead of their turn.
 const AHEAD: usize = 12;
-/// The least room for other pairs.
-const SPARE: usize = 1 << 14;
 
 impl Pairs {
-    /// No pair, and room for those that are made of bytes and some thousands more.
+    /// No pair yet.
     pub(super) fn new(share: Share) -> Self {
         Self {
             share,
-            entries: filled(GRID + SPARE),
-            used: 0,
-            sites: Vec::new(),
-            floor: 1,
+            table: Table::new(),
+            places: Vec::new(),
+            before: Vec::new(),
             tallies: Tallies::default(),
         }
     }
 
     /// Bytes taken.
     pub(super) fn bytes(&self) -> usize {
-        self.entries.len() * size_of::<Entry>() + self.sites.len() * size_of::<Site>()
+        self.table.bytes() + self.places.len() * size_of::<Place>()
     }
 
-    /// Replaces what is held by the corpus' present pairs with a count of `floor` or more; first asks
-    /// whether there is `room` for so many bytes.
-    pub(super) fn find_all(
+    /// Replaces what is held by those pairs of this share that the parts of the corpus found `floor`
+    /// times or more; first asks whether there is `room` for so many bytes. Their places are empty until
+    /// each part has put its sites there.
+    pub(super) fn gather(
         &mut self,
         floor: u64,
         corpus: &[&Part],
-        lengths: &[u32],
-        control: &Control,
         room: impl Fn(usize) -> Result<()>,
     ) -> Result<()> {
-        self.floor = 1;
-        self.used = 0;
-        self.entries.fill(Entry::default());
-        self.sites = Vec::new();
-        let share = self.share;
-        for part in corpus {
-            part.for_each_pair(lengths, control, |pair, site| {
-                if share.has(pair) {
-                    let at = self.place(pair);
-                    self.entries[at].count += part.weight(site);
-                    self.entries[at].sites += 1;
-                }
-            })?;
-        }
-        self.floor = floor;
-        let kept = self
-            .entries
-            .iter()
-            .filter(|entry| entry.count >= floor)
-            .count();
-        self.rebuild(GRID + (4 * kept).next_power_of_two().max(SPARE));
-        let mut all = 0;
-        for entry in self.entries.iter_mut().filter(|entry| entry.sites > 0) {
-            entry.start = all;
-            all += u64::from(entry.sites);
-        }
-        room(self.bytes() + all as usize * size_of::<Site>())?;
-        self.sites = filled(all as usize);
-        for part in corpus {
-            part.for_each_pair(lengths, control, |pair, site| {
-                if share.has(pair) {
-                    let at = self.slot(pair);
-                    let entry = &mut self.entries[at];
-                    if entry.sites > 0 {
-                        self.sites[entry.start as usize] = site;
-                        entry.start += 1;
-                    }
-                }
-            })?;
-        }
-        self.entries
-            .iter_mut()
-            .for_each(|entry| entry.start -= u64::from(entry.sites));
+        (self.table, self.places) = (Table::new(), Vec::new());
+        let (table, Share { index, of }) = (&mut self.table, self.share);
+        let before = corpus.iter().map(|part| {
+            let own = part
+                .found
+                .entries()
+                .filter(|entry| entry.pair().share(of) == index);
+            own.map(|found| {
+                let entry = table.place(found.pair());
+                entry.count += found.count;
+                let before = entry.sites;
+                entry.sites += found.sites;
+                before
+            })
+            .collect()
+        });
+        self.before = before.collect();
+        self.table.raise_floor(floor);
+        let places = self.table.lay_out();
+        room(self.bytes() + places * size_of::<Place>())?;
+        self.places = filled(places);
         Ok(())
+    }
+
+    /// For each pair of this share that a part of the corpus found, in the order of its table: the sites
+    /// in parts before it.
+    pub(super) fn before(&self, part: usize) -> impl Iterator<Item = u32> {
+        self.before[part].iter().copied()
     }
 
     /// All pairs and their counts, in no particular order.
     pub(super) fn all(&self) -> impl Iterator<Item = (Pair, u64)> {
-        self.entries
-            .iter()
-            .filter(|entry| entry.sites > 0)
-            .map(|entry| (entry.pair(), entry.count))
+        let entries = self.table.entries();
+        entries.map(|entry| (entry.pair(), entry.count))
     }
 
     pub(super) fn count(&self, pair: Pair) -> u64 {
-        self.find(pair).count
+        self.table.get(pair).count
     }
 
-    /// Where among all sites those of the pair begin, and how many they are.
+    /// Where among all places those of the pair begin, and how many they are.
     pub(super) fn stretch(&self, pair: Pair) -> (usize, usize) {
-        let Entry { start, sites, .. } = *self.find(pair);
-        (start as usize, sites as usize)
+        let entry = self.table.get(pair);
+        (entry.start as usize, entry.sites as usize)
     }
 
     /// A stretch of sites, which ascend; the pair may be gone from some.
-    pub(super) fn sites(&self, (start, count): (usize, usize)) -> &[Site] {
-        &self.sites[start..][..count]
+    pub(super) fn places(&self, (start, count): (usize, usize)) -> &[Place] {
+        &self.places[start..][..count]
+    }
+
+    /// Puts a site where it belongs in a stretch.
+    #[inline(always)]
+    pub(super) fn put(&self, at: u64, site: Site) {
+        self.places[at as usize].put(site);
     }
 
     /// The first position at which the pair still stands, and forgets those before; the pair's count
     /// must not be 0.
     pub(super) fn first(&mut self, pair: Pair, corpus: &[&Part], lengths: &[u32]) -> u32 {
-        let at = self.slot(pair);
-        let passed = first_site(corpus, pair, self.sites(self.stretch(pair)), lengths);
-        let entry = &mut self.entries[at];
+        let passed = first_site(corpus, pair, self.places(self.stretch(pair)), lengths);
+        let entry = self.table.get_mut(pair);
         entry.start += passed as u64;
         entry.sites -= passed as u32;
-        self.sites[entry.start as usize].position
+        self.places[entry.start as usize].site().position
     }
 
     /// Brings the table up to date after a batch: its pairs are gone, their neighbours' old pairs are
@@ -232,18 +208,17 @@ impl Pairs {
             let losses = &part.changes.losses[self.share.index];
             for (index, loss) in losses.iter().enumerate() {
                 if let Some(later) = losses.get(index + AHEAD) {
-                    prefetch(&self.entries[self.home(later.pair)]);
+                    self.table.approach(later.pair);
                 }
-                let at = self.slot(loss.pair);
-                if self.entries[at].sites > 0 {
-                    self.entries[at].count -= loss.weight;
+                let entry = self.table.get_mut(loss.pair);
+                if entry.sites > 0 {
+                    entry.count -= loss.weight;
                 }
             }
         }
         for &Joined { pair, share, .. } in batch {
             if share == self.share.index {
-                let at = self.slot(pair);
-                self.entries[at].count = 0;
+                self.table.get_mut(pair).count = 0;
             }
         }
     }
@@ -259,7 +234,12 @@ impl Pairs {
     ) {
         let share = self.share.index;
         let changes = || corpus.iter().map(|part| side(part).of(share, index));
-        let mut tallies = std::mem::take(&mut self.tallies);
+        let Self {
+            table,
+            places,
+            tallies,
+            ..
+        } = self;
         for &Sum {
             neighbour,
             sites,
@@ -268,101 +248,20 @@ impl Pairs {
         {
             tallies.add(neighbour, weight, sites);
         }
-        let base = self.sites.len();
-        let sites = tallies.lay_out(self.floor, |neighbour, tally| {
+        let base = places.len();
+        let sites = tallies.lay_out(table.floor(), |neighbour, tally| {
             let pair = pair(neighbour);
-            self.create(pair, tally, (base + tally.place as usize) as u64);
+            let entry = table.place(pair);
+            (entry.count, entry.sites) = (tally.weight, tally.sites);
+            entry.start = (base + tally.place as usize) as u64;
             born(pair, tally.weight);
         });
         if sites > 0 {
-            self.sites.resize(base + sites as usize, Site::default());
+            places.resize_with(base + sites as usize, Place::default);
             for noted in changes().flat_map(|(_, noted)| noted) {
-                tallies.put(noted, &mut self.sites[base..]);
+                tallies.put(noted, &mut places[base..]);
             }
         }
         tallies.drain(|_, _| ());
-        self.tallies = tallies;
-    }
-
-    fn find(&self, pair: Pair) -> &Entry {
-        &self.entries[self.slot(pair)]
-    }
-
-    /// Where the pair is unless something else was there before.
-    #[inline(always)]
-    fn home(&self, pair: Pair) -> usize {
-        if pair.left < 256 && pair.right < 256 {
-            return (pair.left << 8 | pair.right) as usize;
-        }
-        let len = self.entries.len() - GRID;
-        GRID + (pair.hash() >> (64 - len.trailing_zeros())) as usize
-    }
-
-    /// Where the pair's entry is or, if it has none, belongs.
-    #[inline(always)]
-    fn slot(&self, pair: Pair) -> usize {
-        let (mut at, code) = (self.home(pair), pair.code());
-        if at < GRID {
-            return at;
-        }
-        loop {
-            let entry = &self.entries[at];
-            if entry.pair == code || entry.sites == 0 {
-                return at;
-            }
-            at += 1;
-            if at == self.entries.len() {
-                at = GRID;
-            }
-        }
-    }
-
-    /// Where the pair's entry is, or an empty one that is made for it.
-    fn place(&mut self, pair: Pair) -> usize {
-        let at = self.slot(pair);
-        if self.entries[at].sites > 0 {
-            return at;
-        }
-        self.entries[at].pair = pair.code();
-        if at < GRID {
-            return at;
-        }
-        self.used += 1;
-        if self.used * 2 <= self.entries.len() - GRID {
-            return at;
-        }
-        self.rebuild(2 * self.entries.len() - GRID);
-        let at = self.slot(pair);
-        self.entries[at].pair = pair.code();
-        self.used += 1;
-        at
-    }
-
-    fn create(&mut self, pair: Pair, tally: Tally, start: u64) {
-        let at = self.place(pair);
-        let Tally {
-            weight: count,
-            sites,
-            ..
-        } = tally;
-        self.entries[at] = Entry {
-            pair: pair.code(),
-            count,
-            start,
-            sites,
-        };
-    }
-
-    /// Moves the entries that still count into a table of `len`.
-    fn rebuild(&mut self, len: usize) {
-        let old = std::mem::replace(&mut self.entries, filled(len));
-        self.used = 0;
-        for entry in old {
-            if entry.sites > 0 && entry.count >= self.floor {
-                let at = self.slot(entry.pair());
-                self.used += usize::from(at >= GRID);
-                self.entries[at] = entry;
-            }
-        }
     }
 }

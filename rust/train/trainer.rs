@@ -18,8 +18,12 @@ const FLOOR_STEP: u64 = 8;
 /// What threads do at the same time.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Phase {
-    /// Each finds its share of all pairs, in the whole corpus.
-    Index,
+    /// Each finds the pairs of its part of the corpus.
+    Find,
+    /// Each gathers its share of the pairs that were found.
+    Gather,
+    /// Each puts the sites of its part of the corpus where the shares have places for them.
+    Put,
     /// Each joins the batch in its part of the corpus.
     Join,
     /// Each brings its share of the pairs up to date.
@@ -133,13 +137,20 @@ impl<K: Ord> All<'_, K> {
     fn work(&self, phase: Phase, task: usize) -> Result<()> {
         let plan = read(&self.plan);
         match phase {
-            Phase::Index => self.index(&plan, &mut write(&self.shares[task])),
+            Phase::Find => write(&self.corpus[task]).find_pairs(&plan.lengths, self.control),
+            Phase::Gather => self.gather(plan.floor, &mut write(&self.shares[task])),
+            Phase::Put => {
+                let shares = read_all(&self.shares);
+                let shares: Vec<_> = shares.iter().map(|share| &share.pairs).collect();
+                let mut part = write(&self.corpus[task]);
+                part.put_sites(task, &shares, &plan.lengths, self.control)
+            }
             Phase::Join => {
                 let shares = read_all(&self.shares);
-                let sites = |joined: &Joined| shares[joined.share].pairs.sites(joined.stretch);
+                let places = |joined: &Joined| shares[joined.share].pairs.places(joined.stretch);
                 let mut part = write(&self.corpus[task]);
                 let (batch, of) = (&plan.batch.merges, shares.len());
-                part.join(batch, sites, &plan.lengths, of, self.control)
+                part.join(batch, places, &plan.lengths, of, self.control)
             }
             Phase::Apply => {
                 let corpus = read_all(&self.corpus);
@@ -153,7 +164,7 @@ impl<K: Ord> All<'_, K> {
     }
 
     /// Fills a share with the pairs that occur `floor` times or more.
-    fn index(&self, plan: &Plan, share: &mut Shared<K>) -> Result<()> {
+    fn gather(&self, floor: u64, share: &mut Shared<K>) -> Result<()> {
         let corpus = read_all(&self.corpus);
         let corpus = refs(&corpus);
         let others: usize = corpus.iter().map(|part| part.bytes()).sum();
@@ -164,7 +175,7 @@ impl<K: Ord> All<'_, K> {
         };
         let Shared { pairs, queue } = share;
         queue.clear();
-        pairs.find_all(plan.floor, &corpus, &plan.lengths, self.control, room)?;
+        pairs.gather(floor, &corpus, room)?;
         for (pair, count) in pairs.all() {
             queue.enter(pair, count);
         }
@@ -191,7 +202,14 @@ struct Trainer<'a, 'c, R: Rule> {
 impl<R: Rule> Trainer<'_, '_, R> {
     fn lower_floor(&mut self, floor: u64) -> Result<()> {
         write(&self.all.plan).floor = floor;
-        (self.run)(Phase::Index)
+        self.index()
+    }
+
+    /// Forgets all pairs and sites, and finds those above the floor in the corpus as it stands.
+    fn index(&self) -> Result<()> {
+        [Phase::Find, Phase::Gather, Phase::Put]
+            .into_iter()
+            .try_for_each(self.run)
     }
 
     /// Forgets sites that are gone and pairs that fell below the floor, where memory runs out.
@@ -200,7 +218,7 @@ impl<R: Rule> Trainer<'_, '_, R> {
         if memory.fits(self.all.bytes()) {
             return Ok(());
         }
-        (self.run)(Phase::Index)?;
+        self.index()?;
         // An eighth has to be free, so that the next merges do not call for it again.
         memory.check(self.all.bytes() / 7 * 8)
     }
