@@ -1,12 +1,13 @@
 //! Corpus -> distinct pieces with u64 counts.
 //!
 //! Text is read in chunks that end where the pattern provably cuts; each thread takes chunks and
-//! counts into a table of its own, and at the end each thread adds up one share of all tables. So
+//! counts into a table of its own, and tables are added up as their pieces are asked for. So
 //! memory follows the distinct pieces, and what is counted depends on neither threads nor chunks.
 //! Where memory is limited, tables that are full are written to disk as sorted runs, which are merged
 //! at the end. Counts can be saved, and added up again with others.
 
 mod chunks;
+mod joined;
 mod runs;
 mod saved;
 mod specials;
@@ -18,6 +19,8 @@ use crate::control::{Control, Stage};
 use crate::error::{Error, Result};
 use crate::pretokenize::Pattern;
 use chunks::{CHUNK, Chunk, Chunks, Cutter};
+pub(crate) use joined::Extent;
+use joined::Joined;
 use runs::{Disk, Record, Runs, Sorted};
 pub use saved::{Counted, agreed, save};
 use specials::Specials;
@@ -40,8 +43,7 @@ pub struct Counts {
 }
 
 enum Held {
-    /// No piece is in two of them.
-    Tables(Vec<Table>),
+    Memory(Joined),
     Disk(Sorted),
 }
 
@@ -58,17 +60,14 @@ impl Counts {
             text_bytes += 1;
         }
         Ok(Self {
-            held: Held::Tables(vec![table]),
+            held: Held::Memory(Joined::new(vec![table], &Control::new())?),
             text_bytes,
         })
     }
 
     /// Distinct pieces.
     pub fn len(&self) -> usize {
-        match &self.held {
-            Held::Tables(tables) => tables.iter().map(Table::len).sum(),
-            Held::Disk(sorted) => sorted.pieces,
-        }
+        self.shares().iter().map(|share| share.pieces).sum()
     }
 
     /// Whether there is no piece at all.
@@ -91,14 +90,14 @@ impl Counts {
         control: &Control,
         mut each: impl FnMut(&[u8], u64, u64) -> Result<()>,
     ) -> Result<()> {
-        (0..self.shares()).try_for_each(|share| self.for_each_in(share, control, &mut each))
+        (0..self.shares().len()).try_for_each(|share| self.for_each_in(share, control, &mut each))
     }
 
-    /// Shares in which the pieces lie: as many as threads counted, or one on disk.
-    pub(crate) fn shares(&self) -> usize {
+    /// Shares in which the pieces come: as many as threads counted, or one from disk.
+    pub(crate) fn shares(&self) -> &[Extent] {
         match &self.held {
-            Held::Tables(tables) => tables.len(),
-            Held::Disk(_) => 1,
+            Held::Memory(joined) => joined.shares(),
+            Held::Disk(sorted) => std::slice::from_ref(&sorted.extent),
         }
     }
 
@@ -110,7 +109,7 @@ impl Counts {
         each: impl FnMut(&[u8], u64, u64) -> Result<()>,
     ) -> Result<()> {
         match &self.held {
-            Held::Tables(tables) => tables[share].for_each(control, each),
+            Held::Memory(joined) => joined.for_each_in(share, control, each),
             Held::Disk(sorted) => sorted.for_each(control, each),
         }
     }
@@ -369,33 +368,20 @@ impl<'p> Counter<'p> {
     pub fn finish(self, control: &Control) -> Result<Counts> {
         control.check()?;
         let Self {
-            mut parts,
+            parts,
             position: text_bytes,
             memory,
             disk,
             ..
         } = self;
-        // Joining takes as much again, and so does laying them out for training.
+        // Laying them out for training takes as much again.
         let bytes: usize = parts.iter().map(|part| part.table.bytes()).sum();
         let fits = memory.is_none_or(|memory| bytes <= memory / 2);
         let held = if !fits || parts.iter().any(|part| part.runs.is_some()) {
             Held::Disk(sorted(parts, &disk, control)?)
-        } else if parts.len() > 1 {
-            let shares = parts.len() as u64;
-            // A guess: where text is alike throughout, most tables have its frequent pieces.
-            let counted: usize = parts.iter().map(|part| part.table.len()).sum();
-            let pieces = counted / parts.len() * 3 / 4;
-            let mut whole: Vec<_> = (0..shares)
-                .map(|share| (share, parts[0].table.fresh(pieces)))
-                .collect();
-            on_threads(&mut whole, |(share, table)| {
-                parts
-                    .iter()
-                    .try_for_each(|part| table.absorb(&part.table, *share, shares, control))
-            })?;
-            Held::Tables(whole.into_iter().map(|(_, table)| table).collect())
         } else {
-            Held::Tables(parts.drain(..).map(|part| part.table).collect())
+            let tables = parts.into_iter().map(|part| part.table).collect();
+            Held::Memory(Joined::new(tables, control)?)
         };
         let counts = Counts { held, text_bytes };
         control.set_pieces(counts.len() as u64);

@@ -3,6 +3,7 @@
 //! A record is the length of a piece, its bytes, its count and the position at which it was met
 //! first; the three numbers in LEB128. A *run* is records with ascending pieces, none twice.
 
+use super::joined::Extent;
 use super::table::{Table, sum};
 use crate::control::{Control, Stage};
 use crate::error::{Error, Result};
@@ -277,8 +278,7 @@ type Source<'a> = Records<'a, BufReader<Part<'a>>>;
 /// All distinct pieces in one run.
 pub(super) struct Sorted {
     runs: Runs,
-    /// Distinct pieces.
-    pub pieces: usize,
+    pub extent: Extent,
 }
 
 impl Sorted {
@@ -295,7 +295,7 @@ impl Sorted {
                 .flat_map(|part| part.runs.iter().map(|run| part.read(run)))
                 .collect();
             let last = sources.len() <= FAN_IN;
-            let (mut joined, mut pieces) = (Runs::new(disk)?, 0);
+            let (mut joined, mut extent) = (Runs::new(disk)?, Extent::default());
             let mut sources = sources.into_iter();
             while sources.len() > 0 {
                 let group = sources.by_ref().take(FAN_IN).collect();
@@ -308,7 +308,7 @@ impl Sorted {
                              count,
                              first,
                          }| {
-                            pieces += 1;
+                            extent.add(piece);
                             write(piece, *count, *first)
                         },
                     )
@@ -318,7 +318,7 @@ impl Sorted {
             if last {
                 return Ok(Self {
                     runs: joined,
-                    pieces,
+                    extent,
                 });
             }
             parts = vec![joined];

@@ -13,11 +13,11 @@ use std::hash::{BuildHasher, RandomState};
 use std::ops::Range;
 
 /// Entries of an empty table.
-const FIRST_ENTRIES: usize = 1 << 12;
+pub(super) const FIRST_ENTRIES: usize = 1 << 12;
 /// Entries handled between two looks at the stop flag.
 const STRIDE: usize = 1 << 16;
 
-/// The secret half of the hash; tables that are merged share it.
+/// The secret half of the hash; tables that are joined share it.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Seeds(u64, u64);
 
@@ -61,7 +61,7 @@ struct Entry {
     first: u64,
 }
 
-/// The pieces of one thread, or of one share of all pieces.
+/// The pieces of one thread.
 pub(super) struct Table {
     /// A power of two of them.
     entries: Vec<Entry>,
@@ -85,8 +85,8 @@ impl Quick<'_> {
     /// Where a piece of this hash is, unless something else was there before.
     #[inline(always)]
     fn home(self, hash: u64) -> u32 {
-        // By the highest bits, so that all tables have their pieces in about the same order: one is
-        // filled from another front to back. The lowest say whose share a piece is then.
+        // By the highest bits, so that all tables have their pieces in about the same order, whatever
+        // their size: they are joined, and grow, front to back.
         (((hash >> 32) * self.entries.len() as u64) >> 32) as u32
     }
 
@@ -124,15 +124,6 @@ impl Table {
             seeds,
             limit,
             group: Box::new(Group::new()),
-        }
-    }
-
-    /// An empty one that hashes alike, with room for so many pieces and without a limit.
-    pub(super) fn fresh(&self, pieces: usize) -> Self {
-        let entries = (2 * pieces).next_power_of_two().max(FIRST_ENTRIES);
-        Self {
-            entries: filled(entries),
-            ..Self::new(self.seeds, usize::MAX)
         }
     }
 
@@ -287,33 +278,31 @@ impl Table {
         Ok(())
     }
 
-    /// Adds those of the other table's pieces whose hash falls into `share` of `shares`.
+    /// Calls `each` with every piece of a window, told by the highest `bits` of its hash, with its hash,
+    /// count and first position. Windows must be no more than [`FIRST_ENTRIES`].
     ///
     /// # Errors
-    /// As [`Table::add_piece`].
-    pub(super) fn absorb(
-        &mut self,
-        other: &Self,
-        share: u64,
-        shares: u64,
-        control: &Control,
+    /// Those of `each`.
+    pub(super) fn for_each_in_window<'t>(
+        &'t self,
+        window: u64,
+        bits: u32,
+        mut each: impl FnMut(u64, Piece<'t>, u64, u64) -> Result<()>,
     ) -> Result<()> {
-        for entries in other.entries.chunks(STRIDE) {
-            control.check()?;
-            for entry in entries.iter().filter(|entry| entry.count != 0) {
-                let hash = self.hash_of(entry.key);
-                if ((hash & 0xFFFF) * shares) >> 16 == share {
-                    let piece = other.piece(entry.key);
-                    let key = if entry.key >= LONG {
-                        LONG | u128::from(hash)
-                    } else {
-                        entry.key
-                    };
-                    self.add(key, piece.as_bytes(), entry.count, entry.first, control)?;
-                }
+        let entries = self.entries.len() as u64;
+        let (mut at, end) = ((window * entries) >> bits, ((window + 1) * entries) >> bits);
+        loop {
+            let entry = &self.entries[(at % entries) as usize];
+            // What found its place taken stands behind it, maybe past the window's end.
+            if entry.count == 0 && at >= end {
+                return Ok(());
             }
+            let hash = self.hash_of(entry.key);
+            if entry.count > 0 && u128::from(hash) << bits >> 64 == u128::from(window) {
+                each(hash, self.piece(entry.key), entry.count, entry.first)?;
+            }
+            at += 1;
         }
-        Ok(())
     }
 
     /// Calls `each` with every piece, its count and its first position, in no particular order.

@@ -15,7 +15,7 @@ use super::table::Table;
 use super::{BYTES, Joined};
 use crate::cache::{prefer_huge_pages, prefetch};
 use crate::control::{Control, sort_by};
-use crate::count::{Counts, on_threads};
+use crate::count::{Counts, Extent, on_threads};
 use crate::error::{Error, Result};
 
 /// What stands before the first piece, between pieces, and after the last.
@@ -60,9 +60,10 @@ struct Size {
 }
 
 impl Size {
-    fn add(&mut self, piece: &[u8]) {
-        self.slots += piece.len() + 1;
-        self.pieces += 1;
+    /// That of all pieces; those of one byte will be left out.
+    fn of(Extent { pieces, bytes }: Extent) -> Self {
+        let slots = bytes + pieces;
+        Self { slots, pieces }
     }
 
     fn bytes(self) -> usize {
@@ -83,23 +84,13 @@ pub(super) fn lay_out(
     memory: &Memory,
     control: &Control,
 ) -> Result<Vec<Part>> {
-    let mut shares: Vec<_> = (0..counts.shares())
-        .map(|share| (share, Size::default(), None))
-        .collect();
-    on_threads(&mut shares, |(share, size, _)| {
-        counts.for_each_in(*share, control, |piece, _, _| {
-            if piece.len() > 1 {
-                size.add(piece);
-            }
-            Ok(())
-        })
-    })?;
-    let size = shares
-        .iter()
-        .fold(Size::default(), |all, (_, size, _)| Size {
-            slots: all.slots + size.slots,
-            pieces: all.pieces + size.pieces,
-        });
+    let shares = counts.shares().iter().copied().map(Size::of);
+    let mut shares: Vec<_> = shares.enumerate().map(|share| (share, None)).collect();
+    let sizes = shares.iter().map(|((_, size), _)| size);
+    let size = sizes.fold(Size::default(), |all, size| Size {
+        slots: all.slots + size.slots,
+        pieces: all.pieces + size.pieces,
+    });
     if size.slots + shares.len() + parts >= WALL as usize {
         return Err(Error::usage(format!(
             "the distinct pieces take {} bytes, but at most 4 GiB can be trained on: use a \
@@ -114,14 +105,14 @@ pub(super) fn lay_out(
     })?;
     let parts = parts.min(size.slots / least).max(1);
     if parts > 1 && parts == shares.len() {
-        on_threads(&mut shares, |(share, size, part)| {
+        on_threads(&mut shares, |((share, size), part)| {
             let part = part.insert(Part::with_capacity(*size));
             counts.for_each_in(*share, control, |piece, count, _| {
                 part.add(piece.iter().copied(), count);
                 Ok(())
             })
         })?;
-        let parts = shares.into_iter().filter_map(|(_, _, part)| part);
+        let parts = shares.into_iter().filter_map(|(_, part)| part);
         return Ok(numbered(parts.collect()));
     }
     if in_order {
