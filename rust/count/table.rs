@@ -290,19 +290,22 @@ impl Table {
         mut each: impl FnMut(u64, Piece<'t>, u64, u64) -> Result<()>,
     ) -> Result<()> {
         let entries = self.entries.len() as u64;
-        let (mut at, end) = ((window * entries) >> bits, ((window + 1) * entries) >> bits);
-        loop {
+        let (start, end) = ((window * entries) >> bits, ((window + 1) * entries) >> bits);
+        for at in start..start + entries {
             let entry = &self.entries[(at % entries) as usize];
-            // What found its place taken stands behind it, maybe past the window's end.
-            if entry.count == 0 && at >= end {
-                return Ok(());
+            if entry.count == 0 {
+                // What finds its place taken stands behind it, maybe past the window's end.
+                if at >= end {
+                    break;
+                }
+                continue;
             }
             let hash = self.hash_of(entry.key);
-            if entry.count > 0 && u128::from(hash) << bits >> 64 == u128::from(window) {
+            if (u128::from(hash) << bits) >> 64 == u128::from(window) {
                 each(hash, self.piece(entry.key), entry.count, entry.first)?;
             }
-            at += 1;
         }
+        Ok(())
     }
 
     /// Calls `each` with every piece, its count and its first position, in no particular order.
