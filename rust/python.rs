@@ -1352,6 +1352,7 @@ fn cross_entropy(
 fn muon_direction(
     py: Python<'_>,
     gradient: In<'_>,
+    unit: bool,
     mut momentum: Out<'_>,
     share: f32,
     direction: Matrix<'_, '_>,
@@ -1361,7 +1362,7 @@ fn muon_direction(
     by_kind!(direction, E => {
         let mut direction = room::<E>(direction)?;
         let direction = direction.as_slice_mut()?;
-        py.detach(|| kernels::muon_direction(gradient, momentum, share, direction, threads));
+        py.detach(|| kernels::muon_direction(gradient, unit, momentum, share, direction, threads));
         Ok(())
     })
 }

@@ -286,9 +286,14 @@ def cross_entropy(
     """The summed loss; `factor` times its derivative takes the place of the logits."""
 
 def muon_direction(
-    gradient: _Array, momentum: _Array, share: float, direction: _Matrix, threads: int
+    gradient: _Array,
+    unit: bool,
+    momentum: _Array,
+    share: float,
+    direction: _Matrix,
+    threads: int,
 ) -> None:
-    """Blends the gradient into the momentum; Nesterov's, over its norm, goes to `direction`."""
+    """Blends the gradient (`unit`: over its norm) into the momentum, and that into `direction`."""
 
 def muon_apply(weights: _Array, update: _Matrix, keep: float, rate: float, threads: int) -> None:
     """weights x keep - rate x update."""

@@ -223,6 +223,9 @@ class OptimizerConfig:
     muon_lr: float = 0.03
     """Muon's rate (planned: less for batches of fewer than 2,048 tokens)."""
     muon_momentum: float = 0.95
+    muon_unit_gradients: bool = False
+    """Whether each matrix' gradient enters Muon's momentum over its own norm, so that a batch with
+    large gradients counts no more than others."""
     lr: float = 3e-3
     """AdamW's rate (the logs' `base_lr`)."""
     beta1: float = 0.9

@@ -211,11 +211,11 @@ fn mixes_are_alike<E: Number + Debug>() {
 }
 
 fn updates_are_alike<E: Number + Debug>() {
-    for count in [1, 31, 64, 1000] {
+    for (count, unit) in [(1, false), (31, true), (64, false), (1000, true)] {
         assert_alike(with_each(|| {
             let (gradient, mut momentum) = (numbers::<f32>(count, 1), numbers::<f32>(count, 2));
             let mut direction = numbers::<E>(count, 3);
-            muon_direction(&gradient, &mut momentum, 0.9, &mut direction, 2);
+            muon_direction(&gradient, unit, &mut momentum, 0.9, &mut direction, 2);
             let mut weights = numbers::<f32>(count, 4);
             muon_apply(&mut weights, &direction, 0.99, 0.02, 2);
             let [momentum, weights] =

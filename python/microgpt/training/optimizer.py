@@ -59,7 +59,8 @@ class Optimizer:
         if placement.is_split:
             for part in self._shares[ranks.rank]:
                 part.lend(self.parameters[0].device)
-        self._muon = [_Stack(parts) for parts in mine if parts]
+        unit = config.muon_unit_gradients
+        self._muon = [_Stack(parts, unit) for parts in mine if parts]
         self._rest = [(name, p) for name, p in named if name not in taken]
         matrices = [p for _, p in self._rest if p.dim() >= 2]
         others = [p for _, p in self._rest if p.dim() < 2]
@@ -211,8 +212,9 @@ def _by_shape(matrices: Iterable[Matrix]) -> list[list[_Part]]:
 class _Stack:
     """Muon for matrices of one shape, their momenta as one tensor (matrices, rows, columns)."""
 
-    def __init__(self, parts: list[_Part]) -> None:
+    def __init__(self, parts: list[_Part], unit_gradients: bool) -> None:
         self.parts = parts
+        self.unit_gradients = unit_gradients
         self.momentum = torch.zeros_like(torch.stack([part.weight for part in parts]))
         fast = has_fast_bfloat16(self.momentum.device)
         self.direction = torch.empty_like(
@@ -227,8 +229,9 @@ class _Stack:
             return
         threads = torch.get_num_threads()
         for i, part in enumerate(self.parts):
-            arrays = flat(part.gradient()), flat(self.momentum[i])
-            core.muon_direction(*arrays, momentum, flat(self.direction[i]), threads)
+            gradient, moving = flat(part.gradient()), flat(self.momentum[i])
+            direction = flat(self.direction[i])
+            core.muon_direction(gradient, self.unit_gradients, moving, momentum, direction, threads)
         update = _newton_schulz(self.direction)
         for i, part in enumerate(self.parts):
             moved = flat(part.weight), flat(update[i])
@@ -237,6 +240,8 @@ class _Stack:
     def _plain_step(self, rate: float, momentum: float, decay: float) -> None:
         """`step` for any device; the oracle of the Rust kernels."""
         gradients = torch.stack([part.gradient() for part in self.parts])
+        if self.unit_gradients:
+            gradients = _unit(gradients)
         self.momentum.lerp_(gradients, 1 - momentum)
         ahead = gradients.lerp_(self.momentum, momentum)
         update = orthogonalized(ahead.to(self.direction.dtype)).to(self.momentum.dtype)
@@ -254,7 +259,12 @@ def orthogonalized(matrices: Tensor, steps: int = 5) -> Tensor:
 
     Singular values end between about 0.7 and 1.2, which bfloat16 is precise enough for.
     """
-    return _newton_schulz(matrices / (matrices.norm(dim=(-2, -1), keepdim=True) + 1e-7), steps)
+    return _newton_schulz(_unit(matrices, 1e-7), steps)
+
+
+def _unit(matrices: Tensor, least: float = 1e-12) -> Tensor:
+    """Returns each matrix of a stack over its norm, to which `least` is added."""
+    return matrices / (matrices.norm(dim=(-2, -1), keepdim=True) + least)
 
 
 def _newton_schulz(x: Tensor, steps: int = 5) -> Tensor:

@@ -97,15 +97,16 @@ def test_muon_moves_each_projection_by_its_own_polar_factor(monkeypatch):
             start += height
 
 
+@pytest.mark.parametrize("unit", [False, True])
 @pytest.mark.parametrize("fast", [False, True])
-def test_muons_rust_passes_do_what_plain_torch_does(monkeypatch, fast):
+def test_muons_rust_passes_do_what_plain_torch_does(monkeypatch, fast, unit):
     pytest.importorskip("microgpt._core", reason="the Rust core is not built")
     monkeypatch.setattr(module, "has_fast_bfloat16", lambda device: fast)
     results = []
     for core in (module.core, None):
         monkeypatch.setattr(module, "core", core)
         model = small()
-        optimizer = Optimizer(model, OptimizerConfig())
+        optimizer = Optimizer(model, OptimizerConfig(muon_unit_gradients=unit))
         for step in range(1, 4):
             for p, g in zip(model.parameters(), small(step).parameters(), strict=True):
                 p.grad = g.detach().clone()
@@ -114,6 +115,31 @@ def test_muons_rust_passes_do_what_plain_torch_does(monkeypatch, fast):
     for rust, plain in zip(*results, strict=True):
         error = 1e-3 if fast else 1e-6
         torch.testing.assert_close(rust, plain, rtol=1e-2 if fast else 1e-5, atol=error)
+
+
+@pytest.mark.parametrize("core", ["rust", "torch"])
+def test_with_unit_gradients_a_batch_of_large_ones_counts_no_more_than_others(monkeypatch, core):
+    if core == "torch":
+        monkeypatch.setattr(module, "core", None)
+    else:
+        pytest.importorskip("microgpt._core", reason="the Rust core is not built")
+    monkeypatch.setattr(module, "has_fast_bfloat16", lambda device: False)
+
+    def weights(unit: bool, factor: float):
+        model = small()
+        optimizer = Optimizer(model, OptimizerConfig(clip=None, muon_unit_gradients=unit))
+        for step in range(1, 4):
+            for p, g in zip(model.parameters(), small(step).parameters(), strict=True):
+                p.grad = g.detach() * (factor if step == 2 else 1.0)
+            optimizer.step(step, 1.0)
+        return [matrix.parameter.detach() for matrix in model.block_matrices()]
+
+    def difference(unit: bool) -> float:
+        pairs = zip(weights(unit, 1.0), weights(unit, 1000.0), strict=True)
+        return max(float((a - b).abs().max()) for a, b in pairs)
+
+    assert difference(unit=True) < 1e-4
+    assert difference(unit=False) > 1e-2
 
 
 def test_embedding_head_and_gains_are_adamws_under_muon():
