@@ -88,7 +88,7 @@ impl Pairs {
     pub(super) fn new(share: Share) -> Self {
         Self {
             share,
-            table: Table::new(),
+            table: Table::none(),
             places: Vec::new(),
             before: Vec::new(),
             tallies: Tallies::default(),
@@ -184,6 +184,7 @@ impl Pairs {
         corpus: &[&Part],
         mut born: impl FnMut(Pair, u64),
     ) {
+        self.before = Vec::new(); // all sites have been put
         for (index, &Joined { id, .. }) in batch.iter().enumerate() {
             self.tallies.make_room(id as usize + 1);
             let before = |neighbour| Pair {
