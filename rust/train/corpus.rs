@@ -225,6 +225,7 @@ impl Part {
         self.slots.capacity() * size_of::<u32>()
             + self.weights.capacity() * size_of::<u64>()
             + self.changes.bytes()
+            + self.found.bytes()
     }
 
     pub(super) fn weight(&self, site: Site) -> u64 {
