@@ -1157,6 +1157,31 @@ fn norm_back(
     })
 }
 
+/// What falls out by a key, and the share that does.
+fn dropout((key, share): (u64, f32)) -> kernels::Dropout {
+    kernels::Dropout {
+        key,
+        first_row: 0,
+        share,
+    }
+}
+
+#[pyfunction]
+fn drop_out(
+    py: Python<'_>,
+    spec: (u64, f32),
+    x: Matrix<'_, '_>,
+    width: usize,
+    threads: usize,
+) -> PyResult<()> {
+    by_kind!(x, E => {
+        let mut x = room::<E>(x)?;
+        let x = x.as_slice_mut()?;
+        py.detach(|| kernels::drop_out(dropout(spec), x, width, threads));
+        Ok(())
+    })
+}
+
 /// What [`kernels::Mix`] says, with arrays that Python holds.
 #[derive(FromPyObject)]
 struct MixSpec<'py> {
@@ -1223,6 +1248,7 @@ struct AttentionSpec<'py> {
     rotation: Option<(In<'py>, In<'py>)>,
     scale: f32,
     first_seen: Option<FirstSeen<'py>>,
+    dropout: Option<(u64, f32)>,
 }
 
 impl AttentionSpec<'_> {
@@ -1240,6 +1266,7 @@ impl AttentionSpec<'_> {
             eps: self.eps,
             rotation: slices(self.rotation.as_ref())?,
             scale: self.scale,
+            dropout: self.dropout.map(dropout),
         })
     }
 }
@@ -1389,6 +1416,7 @@ fn muon_apply(
 fn add_kernels(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_function(wrap_pyfunction!(add_norm, module)?)?;
     module.add_function(wrap_pyfunction!(norm_back, module)?)?;
+    module.add_function(wrap_pyfunction!(drop_out, module)?)?;
     module.add_function(wrap_pyfunction!(mix, module)?)?;
     module.add_function(wrap_pyfunction!(mix_back, module)?)?;
     module.add_function(wrap_pyfunction!(attention, module)?)?;

@@ -248,6 +248,9 @@ def norm_back(
 ) -> None:
     """Adds to `x_slope`, then copies it to `copy`; adds to `gain_slope`."""
 
+def drop_out(spec: tuple[int, float], x: _Matrix, width: int, threads: int) -> None:
+    """Drops of rows of `width` numbers what `spec`, a key and a share, says."""
+
 # `spec` has the attributes of `model.fused._Mix`.
 def mix(spec: Any, x: _Matrix, y: _Matrix, threads: int) -> None:
     """A short causal convolution of each channel, beside the identity."""

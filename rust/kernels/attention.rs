@@ -7,6 +7,7 @@
 //! each row's log-sum (the idea of Dao et al. 2022, FlashAttention). T positions, D numbers of a head;
 //! both are padded with zeros to whole vectors, and what the padding computes is thrown away.
 
+use super::dropout::Dropout;
 use super::tile::{ROWS, View, product};
 use super::vector::{Vector, read, write};
 use super::{LANES, Number, Sequences, add_up, for_each_processor, parts, run_all, take};
@@ -37,6 +38,8 @@ pub struct Attention<'a> {
     pub rotation: Option<(&'a [f32], &'a [f32])>,
     /// Factor on the products of queries and keys.
     pub scale: f32,
+    /// What falls out of the weights, (batch, query heads, length) rows of (length) columns.
+    pub dropout: Option<Dropout>,
 }
 
 impl<'a> Attention<'a> {
@@ -63,9 +66,26 @@ impl<'a> Attention<'a> {
 
     /// The same for some of the sequences.
     fn only(&self, sequences: Range<usize>) -> Self {
+        let rows = sequences.start * self.queries * self.sequences.length;
         Self {
             sequences: self.sequences.only(sequences),
+            dropout: self.dropout.map(|dropout| dropout.from(rows)),
             ..*self
+        }
+    }
+
+    /// What falls out of the weights of a query of `head`, of those from position `start` on.
+    #[inline(always)]
+    fn drop_weights<V: Vector>(
+        &self,
+        zero: V,
+        (sequence, head, query): (usize, usize, usize),
+        start: usize,
+        weights: &mut [f32],
+    ) {
+        if let Some(dropout) = &self.dropout {
+            let row = (sequence * self.queries + head) * self.sequences.length + query;
+            dropout.row(row).apply(zero, start, weights);
         }
     }
 
@@ -393,6 +413,8 @@ for_each_processor! {
                         let seen = first + r + 1 - start;
                         let (total, log_sum) = soften(zero, &mut scores[start..reach], seen);
                         scores[hidden].fill(0.0);
+                        let query = (sequence, head, first + r);
+                        spec.drop_weights(zero, query, start, &mut scores[start..reach]);
                         sums[r] = total;
                         if first + r < length {
                             log_sums[head * length + first + r] = log_sum;
@@ -483,7 +505,10 @@ for_each_processor! {
                             let hidden = first_seen(position);
                             weights[start..hidden].fill(f32::MIN);
                             let (here, back) = (&mut weights[start..own], &mut slopes[start..own]);
+                            let query = (sequence, head, position);
+                            spec.drop_weights(zero, query, start, back);
                             soften_back(zero, here, back, seen, log_sum);
+                            spec.drop_weights(zero, query, start, here);
                             for numbers in [weights, slopes] {
                                 numbers[lowest..hidden].fill(0.0);
                                 numbers[own..reach].fill(0.0);

@@ -1,6 +1,6 @@
 //! The parts of a transformer's training step on the CPU that are no matrix products, forward and
 //! backward: norms with the residual sum, short convolutions, causal attention with QK-norm and
-//! rotation, activations, cross-entropy, the optimizers' passes over the weights.
+//! rotation, activations, dropout, cross-entropy, the optimizers' passes over the weights.
 //!
 //! An eager tensor library takes six to sixteen passes over memory for each of these, and at the
 //! widths of a small GPT they cost more than its matrix products. Tensors are flat, row-major
@@ -11,6 +11,7 @@
 
 mod activation;
 mod attention;
+mod dropout;
 mod loss;
 mod mix;
 mod norm;
@@ -22,6 +23,7 @@ mod vector;
 
 pub use activation::{Activation, activate, activate_back};
 pub use attention::{Attention, MAX_WIDTH, attention, attention_back};
+pub use dropout::{Dropout, drop_out};
 pub use loss::cross_entropy;
 pub use mix::{Mix, mix, mix_back};
 pub use norm::{add_norm, norm_back};

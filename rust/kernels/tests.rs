@@ -118,6 +118,54 @@ fn norms_are_alike<E: Number + Debug>() {
     }
 }
 
+const DROPOUT: Dropout = Dropout {
+    key: 7,
+    first_row: 0,
+    share: 0.2,
+};
+
+fn dropouts_are_alike<E: Number + Debug>() {
+    for width in WIDTHS {
+        assert_alike(with_each(|| {
+            let mut x = numbers::<E>(9 * width, 1);
+            drop_out(DROPOUT, &mut x, width, 2);
+            vec![x]
+        }));
+    }
+}
+
+#[test]
+fn what_falls_out_depends_on_place_and_key_alone() {
+    let (rows, width) = (64, 8192); // enough for several threads
+    let dropped = |key, threads| {
+        let mut x = vec![1.0_f32; rows * width];
+        drop_out(Dropout { key, ..DROPOUT }, &mut x, width, threads);
+        x
+    };
+    let one = dropped(7, 1);
+    assert_eq!(one, dropped(7, 3));
+    let factor = 1.0 / (1.0 - DROPOUT.share);
+    assert!(one.iter().all(|&x| x == 0.0 || x == factor));
+    let fallen = |of: &[f32]| of.iter().map(|&x| x == 0.0).collect::<Vec<_>>();
+    let (one, other) = (fallen(&one), fallen(&dropped(8, 1)));
+    let together =
+        |one: &[bool], other: &[bool]| one.iter().zip(other).filter(|(a, b)| **a && **b).count();
+    // Five deviations of so many independent choices.
+    let assert_near = |hits: usize, share: f64| {
+        let all = (rows * width) as f64;
+        let deviation = (share * (1.0 - share) / all).sqrt();
+        assert!((hits as f64 / all - share).abs() < 5.0 * deviation);
+    };
+    let share = f64::from(DROPOUT.share);
+    assert_near(together(&one, &one), share);
+    // Neighbours in a row and in a column, and the same place by another key, fall out together as
+    // often as chance says.
+    for apart in [1, 2, 3, width, width + 1, 2 * width] {
+        assert_near(together(&one, &one[apart..]), share * share);
+    }
+    assert_near(together(&one, &other), share * share);
+}
+
 fn losses_are_alike<E: Number + Debug>() {
     for (width, softcap) in [(5, None), (64, Some(15.0)), (259, None)] {
         assert_alike(with_each(|| {
@@ -159,6 +207,7 @@ fn attentions_are_alike<E: Number + Debug>() {
             eps: 1e-6,
             rotation: Some((&turns.0, &turns.1)),
             scale: 0.3,
+            dropout: (keys == 1).then_some(DROPOUT),
         };
         assert_alike(with_each(|| {
             let qkv = numbers::<E>(2 * length * (2 + 2 * keys) * width, 1);
@@ -229,6 +278,7 @@ fn updates_are_alike<E: Number + Debug>() {
 fn kernels_in_float32_are_alike_in_all_registers() {
     activations_are_alike::<f32>();
     norms_are_alike::<f32>();
+    dropouts_are_alike::<f32>();
     mixes_are_alike::<f32>();
     losses_are_alike::<f32>();
     attentions_are_alike::<f32>();
@@ -239,6 +289,7 @@ fn kernels_in_float32_are_alike_in_all_registers() {
 fn kernels_in_bfloat16_are_alike_in_all_registers() {
     activations_are_alike::<u16>();
     norms_are_alike::<u16>();
+    dropouts_are_alike::<u16>();
     mixes_are_alike::<u16>();
     losses_are_alike::<u16>();
     attentions_are_alike::<u16>();

@@ -5,13 +5,14 @@ At the widths of a small GPT an eager step spends more than half its time beside
 products: in passes over memory, fresh pages and dispatch. Here a block is four products and four
 kernels forward, eight and five backward. It computes what `gpt.py` writes in plain torch, against
 which it is tested, for the family that `fits`: RMSNorm before each branch, rotary or no positions,
-SwiGLU or squared ReLU, no biases, no dropout, windows, documents and short convolutions or none.
+SwiGLU or squared ReLU, no biases; windows, documents, short convolutions and dropout or none.
 
 N tokens (rows x positions), C width, R rows of stacked queries, keys, values, F hidden, V ids.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -42,7 +43,6 @@ def fits(config: ModelConfig, device: torch.device, dtype: str = "float32") -> b
         and config.feed_forward in ("swiglu", "squared_relu")
         and config.attention == "softmax"
         and config.head_width <= core.MAX_HEAD_WIDTH
-        and config.dropout == 0
         and not any(biases)
     )
 
@@ -107,6 +107,10 @@ def _begin(parameter: Tensor, gradient: Tensor) -> None:
         parameter.grad = gradient
 
 
+_Dropout = tuple[int, float]
+"""A key, from which it follows what falls out, and the share that does."""
+
+
 class _Heads(NamedTuple):
     """How rows are parted into heads, as the Rust core reads it."""
 
@@ -119,6 +123,7 @@ class _Heads(NamedTuple):
     rotation: tuple[NDArray[Any], NDArray[Any]] | None
     scale: float
     first_seen: NDArray[Any] | None
+    dropout: _Dropout | None
 
 
 class _Mix(NamedTuple):
@@ -147,6 +152,8 @@ class _Layer:
         taps = None if block.short_conv is None else block.short_conv.weight
         self.taps = None if taps is None else _Vector(taps, taps.numel())
         self.scale = attention.scale
+        self.dropouts: Sequence[_Dropout | None] = [None] * 3
+        """What falls out of attention's weights, of what it adds, of what feed-forward adds."""
 
     def begin(self) -> None:
         """Follows the parameters, and begins gradients anew where they were dropped."""
@@ -202,6 +209,7 @@ class FusedPass:
         if config.position == "rope":
             cos, sin = model.get_buffer("rope_cos"), model.get_buffer("rope_sin")
             self.rotation = Room.of(cos).array, Room.of(sin).array
+        self.first_dropout: _Dropout | None = None
         self.shape = (0, 0)
 
     @torch.no_grad()
@@ -216,6 +224,8 @@ class FusedPass:
         self.last_norm.begin()
         for layer in self.layers:
             layer.begin()
+        if self.config.dropout:
+            self._choose_what_drops()
         if not self.config.tied_head:
             _begin(self.embedding, self.embedding_gradient)
         self.first_seen = self._first_seen(ids)
@@ -224,6 +234,13 @@ class FusedPass:
         loss = self._head(targets, factor)
         self._backward(ids)
         return factor * loss
+
+    def _choose_what_drops(self) -> None:
+        """Draws a key for each place that drops, from the generator that torch's dropout uses."""
+        keys = torch.randint(2**62, (1 + 3 * len(self.layers),)).tolist()
+        self.first_dropout, *others = [(key, self.config.dropout) for key in keys]
+        for i, layer in enumerate(self.layers):
+            layer.dropouts = others[3 * i : 3 * i + 3]
 
     def _make_room(self, rows: int, length: int) -> None:
         config, dtype = self.config, self.dtype
@@ -238,7 +255,7 @@ class FusedPass:
         self.branch = Room.new(tokens, width, dtype=dtype)
         # Derivatives of the loss by the stream, by stacked heads, by the activated.
         self.slope = self.slope_read = Room.new(tokens, width)
-        if dtype != torch.float32:
+        if dtype != torch.float32 or config.dropout:
             self.slope_read = Room.new(tokens, width, dtype=dtype)
         self.parted_slope = Room.new(tokens, self.layers[0].qkv.weight.size(0), dtype=dtype)
         self.activated_slope = Room.new(tokens, config.hidden_width, dtype=dtype)
@@ -252,7 +269,7 @@ class FusedPass:
             gains = layer.gains[0].detach().numpy(), layer.gains[1].detach().numpy()
         heads = config.n_head, config.kv_heads, config.head_width
         shape = self.shape[1], *heads, gains, config.norm_eps, self.rotation, layer.scale
-        return _Heads(*shape, self.first_seen)
+        return _Heads(*shape, self.first_seen, layer.dropouts[0])
 
     def _mix(self, taps: _Vector) -> _Mix:
         return _Mix(self.shape[1], taps.values.array, self.config.n_embd, self.first_seen)
@@ -262,6 +279,10 @@ class FusedPass:
         if window is None and document_start is None:
             return None
         return first_seen(ids, window, document_start).reshape(-1).numpy().view("uint32")
+
+    def _drop(self, dropout: _Dropout | None, x: Room) -> None:
+        if dropout is not None:
+            core.drop_out(dropout, x.array, self.config.n_embd, self.threads)
 
     def _norm(
         self, x: Room, branch: Room | None, norm: _Vector, total: Room, y: Room, scale: Room
@@ -277,6 +298,7 @@ class FusedPass:
         x, branch, unused = self.layers[0].streams[0], self.branch, self.slope
         if self.config.embedding_norm:
             self._norm(self.embedded, None, self.first_norm, unused, x, self.first_scale)
+        self._drop(self.first_dropout, x)
         for i, layer in enumerate(self.layers):
             first, second = layer.streams
             added, total = (None, unused) if i == 0 else (branch, first)
@@ -288,12 +310,14 @@ class FusedPass:
             heads, out = self._heads(layer), (layer.gathered.array, layer.log_sums.array)
             core.attention(heads, layer.parted.array, *out, self.threads)
             layer.output.forward(layer.gathered.tensor, branch.tensor)
+            self._drop(layer.dropouts[1], branch)
             self._norm(first, branch, layer.norms[1], second, layer.normed[1], layer.scales[1])
             layer.up.forward(layer.normed[1].tensor, layer.raised.tensor)
             kind, width = self.config.feed_forward, self.config.hidden_width
             raised, activated = layer.raised.array, layer.activated.array
             core.activate(kind, raised, width, activated, self.threads)
             layer.down.forward(layer.activated.tensor, branch.tensor)
+            self._drop(layer.dropouts[2], branch)
             x = second
         self._norm(x, branch, self.last_norm, self.last, self.normed, self.scale)
 
@@ -322,12 +346,14 @@ class FusedPass:
         self.slope.tensor.zero_()
         self._norm_back(branch, self.last, self.last_norm, self.scale)
         for layer in reversed(self.layers):
+            self._drop(layer.dropouts[2], self.slope_read)
             layer.down.backward(slope, layer.activated.tensor, self.activated_slope.tensor)
             kind, width = self.config.feed_forward, self.config.hidden_width
             given = self.activated_slope.array
             core.activate_back(kind, given, width, layer.raised.array, self.threads)
             layer.up.backward(layer.raised.tensor, layer.normed[1].tensor, branch.tensor)
             self._norm_back(branch, layer.streams[1], layer.norms[1], layer.scales[1])
+            self._drop(layer.dropouts[1], self.slope_read)
             layer.output.backward(slope, layer.gathered.tensor, branch.tensor)
             given = branch.array, layer.parted.array, layer.log_sums.array
             out = self.parted_slope.array, layer.gain_gradients.array
@@ -338,6 +364,7 @@ class FusedPass:
                 core.mix_back(*given, layer.taps.gradient.array, self.threads)
             self._norm_back(branch, layer.streams[0], layer.norms[0], layer.scales[0])
         stream = self.slope
+        self._drop(self.first_dropout, stream)
         if self.config.embedding_norm:
             stream = Room.of(torch.zeros_like(self.slope.tensor))
             given = self.slope.array, self.embedded.array, self.first_norm.values.array

@@ -14,6 +14,10 @@ TIE_ABOVE = 0.3
 """Share of the parameters in embedding and head above which the two are tied."""
 CHUNK_LOGITS = 2**24
 """Most logits that the loss holds at once: 64 MiB in float32, the gradient as much again."""
+CHUNK_MATRICES = 1 << 21
+"""Most numbers of matrices that Muon orthogonalises at once on a CPU, unless one has more: what its
+caches hold with what is computed from them. Whole stacks of 512 x 512 took 1.7 times as
+long."""
 
 
 def parameter_count(config: ModelConfig) -> int:
@@ -92,6 +96,7 @@ def training_memory(
     activation_bytes: int = 4,
     recompute_activations: bool = False,
     fused: bool = False,
+    chunked: bool = False,
     direction_bytes: int = 4,
     evaluation_tokens: int = 0,
 ) -> MemoryEstimate:
@@ -100,7 +105,8 @@ def training_memory(
     Weights and gradients are float32. AdamW keeps two numbers a weight, Muon one for each matrix
     in a block and its direction, a number of `direction_bytes`; one more is kept where weights are
     `averaged`. `activation_bytes` is 2 under bfloat16. `fused` is for a pass without autograd, as
-    on a CPU, which in low precision keeps a copy of weights and gradients. Evaluations, in float32,
+    on a CPU, which in low precision keeps a copy of weights and gradients; `chunked` is for Muon
+    that takes CHUNK_MATRICES at a time, as there, instead of whole stacks. Evaluations, in float32,
     take `evaluation_tokens` at once.
     """
     count = parameter_count(config)
@@ -108,8 +114,12 @@ def training_memory(
     states, update = 4 * (2 + averaged) * count, 0
     if optimizer == "muon":
         states += (direction_bytes - 4) * block_matrices
-        # Two more of the largest stack of equal shapes are alive while it is orthogonalised.
-        update = 2 * direction_bytes * _largest_stack(config)
+        # Two more of what is orthogonalised at once are alive then.
+        stack = _largest_stack(config)
+        if chunked:
+            one = config.n_embd * max(config.n_embd, config.hidden_width)
+            stack = min(stack, max(CHUNK_MATRICES, one))
+        update = 2 * direction_bytes * stack
     tokens = rows * config.context
     logits = min(tokens * config.vocab_size, CHUNK_LOGITS)
     if fused:

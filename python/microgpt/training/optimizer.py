@@ -5,7 +5,7 @@ all its directions move alike. Five Newton-Schulz steps approximate that factor,
 products are needed. Queries, keys and values share a tensor, as do the gate and the up-projection
 of SwiGLU; each is orthogonalised by itself, as if it had its own tensor. Matrices of equal shape
 form a stack, so a step costs a few products whatever the number of layers. On the CPU the Rust core
-takes the passes over gradients and weights.
+takes the passes over gradients and weights, and a stack is cut into what the caches hold.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from microgpt.device import has_fast_bfloat16
 from microgpt.errors import CheckpointError
 from microgpt.model.gpt import GPT, Matrix
 from microgpt.model.kernels import core, flat
+from microgpt.model.sizes import CHUNK_MATRICES
 from microgpt.model.weights import Entry
 from microgpt.training.sharding import Placement
 
@@ -232,9 +233,14 @@ class _Stack:
             gradient, moving = flat(part.gradient()), flat(self.momentum[i])
             direction = flat(self.direction[i])
             core.muon_direction(gradient, self.unit_gradients, moving, momentum, direction, threads)
-        update = _newton_schulz(self.direction)
-        for i, part in enumerate(self.parts):
-            moved = flat(part.weight), flat(update[i])
+        together = max(1, CHUNK_MATRICES // self.direction[0].numel())
+        updates = (
+            update
+            for directions in self.direction.split(together)
+            for update in _newton_schulz(directions)
+        )
+        for part, update in zip(self.parts, updates, strict=True):
+            moved = flat(part.weight), flat(update)
             core.muon_apply(*moved, 1 - rate * decay, rate * part.scale, threads)
 
     def _plain_step(self, rate: float, momentum: float, decay: float) -> None:

@@ -349,6 +349,7 @@ def memory_bytes(config: RunConfig) -> int:
         activation_bytes=4 if training.dtype == "float32" else 2,
         recompute_activations=training.recompute_activations,
         fused=not training.needs_autograd and fits(config.model, device, training.dtype),
+        chunked=device.type == "cpu",
         direction_bytes=2 if has_fast_bfloat16(device) else 4,
         evaluation_tokens=evaluation_rows(config.model.context, device) * config.model.context,
     ).total

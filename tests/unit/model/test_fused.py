@@ -78,6 +78,68 @@ def test_loss_and_gradients_are_those_of_the_plain_model(changes, dtype, error):
     assert worst(model, gradients) < error
 
 
+class Given(torch.nn.Module):
+    """Multiplies with numbers drawn before, others each time, in the place of a dropout."""
+
+    def __init__(self, factors):
+        super().__init__()
+        self.factors = factors
+
+    def forward(self, x):
+        return x * self.factors.pop(0)
+
+
+def exact_with_dropout(monkeypatch, model, ids, targets, run):
+    """The same where what falls out is what `run` dropped in its last pass."""
+
+    def factors(dropout, rows, width):
+        ones = torch.ones(rows, width)
+        core.drop_out(dropout, ones.view(-1).numpy(), width, 1)
+        return ones.double()
+
+    def attention(q, k, v, attn_mask=None, is_causal=False, dropout_p=0.0, scale=None, **_):
+        assert dropout_p == model.config.dropout
+        length = q.size(2)
+        seen = torch.ones(length, length, dtype=torch.bool).tril() if is_causal else attn_mask
+        weights = (scale * q @ k.mT).masked_fill(~seen, -math.inf).softmax(-1)
+        dropped = factors(next(layers).dropouts[0], weights[..., 0].numel(), length)
+        return weights * dropped.view_as(weights) @ v
+
+    layers, (rows, length), width = iter(run.layers), ids.shape, model.config.n_embd
+    monkeypatch.setattr(torch.nn.functional, "scaled_dot_product_attention", attention)
+    plain = copy.deepcopy(model)
+    chosen = [[run.first_dropout], *(layer.dropouts[1:] for layer in run.layers)]
+    for module, dropouts in zip([plain, *plain.blocks], chosen, strict=True):
+        dropped = [factors(dropout, rows * length, width) for dropout in dropouts]
+        module.dropout = Given([one.view(rows, length, width) for one in dropped])
+    return exact(plain, ids, targets)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{}, FAMILY["speed records"], FAMILY["grouped and tied"], FAMILY["narrow heads"],
+     FAMILY["long documents in a window"], FAMILY["nano"]],
+)  # fmt: skip
+@pytest.mark.parametrize(("dtype", "error"), [(torch.float32, 2e-5), (torch.bfloat16, 0.06)])
+def test_with_dropout_too(monkeypatch, changes, dtype, error):
+    model, ids, targets = make(changes | {"dropout": 0.2})
+    assert fused.fits(model.config, CPU)
+    run = fused.FusedPass(model, dtype)
+    found = run.gradients(ids, targets, 0.01)
+    loss, gradients = exact_with_dropout(monkeypatch, model, ids, targets, run)
+    assert found == pytest.approx(loss, rel=error / 10)
+    assert worst(model, gradients) < error
+
+
+def test_what_falls_out_follows_the_generator():
+    model, ids, targets = make({"dropout": 0.2})
+    run, losses = fused.FusedPass(model), []
+    for seed in (1, 1, 2):
+        torch.manual_seed(seed)
+        losses.append(run.gradients(ids, targets, 0.01))
+    assert losses[0] == losses[1] != losses[2]
+
+
 def test_enough_rows_for_several_threads():
     model, ids, targets = make({"n_embd": 128}, rows=40)
     _, gradients = exact(model, ids, targets)
@@ -131,7 +193,7 @@ def test_a_number_that_is_none_shows_in_the_loss(dtype, odd):
 
 @pytest.mark.parametrize(
     "changes",
-    [{"dropout": 0.1}, {"norm": "layernorm"}, {"norm_place": "post"}, {"feed_forward": "gelu"},
+    [{"norm": "layernorm"}, {"norm_place": "post"}, {"feed_forward": "gelu"},
      {"attention": "linear"}, {"head_bias": True}, {"position": "learned"}, {"final_norm": False}],
 )  # fmt: skip
 def test_other_families_and_devices_are_left_to_torch(changes):

@@ -99,8 +99,10 @@ def test_muon_moves_each_projection_by_its_own_polar_factor(monkeypatch):
 
 @pytest.mark.parametrize("unit", [False, True])
 @pytest.mark.parametrize("fast", [False, True])
-def test_muons_rust_passes_do_what_plain_torch_does(monkeypatch, fast, unit):
+@pytest.mark.parametrize("together", [1, 3 * 16 * 16, 1 << 20])
+def test_muons_rust_passes_do_what_plain_torch_does(monkeypatch, fast, unit, together):
     pytest.importorskip("microgpt._core", reason="the Rust core is not built")
+    monkeypatch.setattr(module, "CHUNK_MATRICES", together)
     monkeypatch.setattr(module, "has_fast_bfloat16", lambda device: fast)
     results = []
     for core in (module.core, None):

@@ -4,7 +4,7 @@ import pytest
 
 from microgpt.config import ModelConfig, RunConfig, to_dict
 from microgpt.errors import DataError, UsageError
-from microgpt.model.sizes import CHUNK_LOGITS, parameter_count, training_memory
+from microgpt.model.sizes import CHUNK_LOGITS, CHUNK_MATRICES, parameter_count, training_memory
 from microgpt.training.plan import Facts, Machine, describe, plan_budget, plan_shape
 
 LAPTOP = Machine("cpu", 4)
@@ -170,6 +170,16 @@ def test_small_batches_take_a_lower_rate(rows, given, rate):
     given = {"model": {"context": 64}, "training": {"batch_rows": rows}, "optimizer": given}
     config, _ = plan_shape(given, Facts(10**6, 10**5, 256), Machine("cpu", 2))
     assert config.optimizer.muon_lr == rate
+
+
+def test_chunks_of_matrices_bound_what_muon_takes_for_a_moment():
+    passing = [
+        training_memory(shape, 1, optimizer="muon", chunked=chunked).passing
+        for shape in (ModelConfig(n_layer=40, n_embd=512), ModelConfig(n_layer=1, n_embd=2048))
+        for chunked in (False, True)
+    ]
+    assert passing[1] == 8 * CHUNK_MATRICES < passing[0]
+    assert 8 * CHUNK_MATRICES < passing[3] < passing[2]  # one matrix is never cut
 
 
 def test_an_evaluation_holds_a_chunk_of_its_logits_at_most():
