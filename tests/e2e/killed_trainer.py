@@ -35,20 +35,21 @@ CONFIG = RunConfig(
 )
 
 
-def recipe(dropout: float, dtype: Literal["float32", "bfloat16", "float16"]) -> RunConfig:
+def recipe(dtype: Literal["float32", "bfloat16", "float16"], has_biases: bool = False) -> RunConfig:
+    """With biases a step on the CPU goes through autograd."""
     return replace(
         CONFIG,
-        model=replace(CONFIG.model, dropout=dropout),
+        model=replace(CONFIG.model, qkv_bias=has_biases),
         training=replace(CONFIG.training, dtype=dtype),
     )
 
 
 RECIPES = {
-    "dropout": CONFIG,
-    "fused": recipe(0.0, "float32"),
-    "fused-bfloat16": recipe(0.0, "bfloat16"),
-    "dropout-bfloat16": recipe(0.1, "bfloat16"),
-    "float16": recipe(0.0, "float16"),
+    "fused": recipe("float32"),
+    "fused-bfloat16": recipe("bfloat16"),
+    "autograd": recipe("float32", has_biases=True),
+    "autograd-bfloat16": recipe("bfloat16", has_biases=True),
+    "float16": recipe("float16"),
 }
 
 

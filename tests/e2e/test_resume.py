@@ -50,7 +50,7 @@ def record(run: RunFolder) -> dict:
 
 
 def compare(
-    tmp_path: Path, kills: int, seed: int, recipe: str = "dropout", faults: tuple[str, ...] = ()
+    tmp_path: Path, kills: int, seed: int, recipe: str = "autograd", faults: tuple[str, ...] = ()
 ) -> int:
     text = b"".join(b"%d + %d = %d;\n" % (a, b, a + b) for a in range(12) for b in range(12))
     dataset = write_dataset_folder(tmp_path / "sums", list(text), list(text[:300]))
@@ -62,7 +62,7 @@ def compare(
     return struck
 
 
-@pytest.mark.parametrize("recipe", ["dropout", "fused-bfloat16"])
+@pytest.mark.parametrize("recipe", ["autograd", "fused-bfloat16"])
 def test_a_killed_run_ends_like_an_unbroken_one(tmp_path, recipe):
     assert compare(tmp_path, kills=5, seed=1, recipe=recipe) >= 3
 
@@ -78,7 +78,7 @@ def test_a_run_that_rolls_back_and_is_killed_ends_like_one_that_only_rolls_back(
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "recipe", ["dropout", "fused", "fused-bfloat16", "dropout-bfloat16", "float16"]
+    "recipe", ["autograd", "autograd-bfloat16", "fused", "fused-bfloat16", "float16"]
 )
 def test_a_run_killed_a_hundred_times_ends_like_an_unbroken_one(tmp_path, recipe):
     struck = 0

@@ -475,18 +475,18 @@ class Stepper:
         self.micro_batch_rows = settings.micro_batch_rows or settings.batch_rows or 1
         self.forward: Callable[..., Tensor] = model
         self.fused: FusedPass | None = None
-        if settings.compile:
-            self._compile(model, config.model.context)
-        elif (
-            fits(config.model, self.compute.device, self.compute.dtype)
-            and not settings.needs_autograd
+        is_compiled = settings.compile and self._compile(model, config.model.context)
+        if (
+            not is_compiled
+            and fits(config.model, self.compute.device, self.compute.dtype)
+            and not settings.recompute_activations
             and not is_split
         ):
             self.fused = FusedPass(model, getattr(torch, self.compute.dtype))
 
-    def _compile(self, model: GPT, context: int) -> None:
-        """Compiles by a step on nothing, whose gradients are dropped; leaves it where that fails,
-        mostly because there is no C++ compiler."""
+    def _compile(self, model: GPT, context: int) -> bool:
+        """Compiles by a step on nothing, whose gradients are dropped, and says whether that went
+        well: mostly it fails because there is no C++ compiler."""
         self.forward = torch.compile(model)
         nothing = np.zeros((self.micro_batch_rows, context), np.int64)
         try:
@@ -497,6 +497,7 @@ class Stepper:
             self.forward = model
         for parameter in model.parameters():
             parameter.grad = None
+        return self.forward is not model
 
     def gradients(
         self, inputs: Any, targets: Any, step: int, share: slice = ALL, factor: float = 1.0
