@@ -38,6 +38,38 @@ _log = logging.getLogger("microgpt")
 
 
 @dataclass(frozen=True)
+class Judgement:
+    """What an evaluation says of the checkpoint of its step, to find the best one."""
+
+    step: int
+    loss: float
+    """Validation loss in nats a token, on answers alone where the run is judged by those."""
+    right: float | None = None
+    """Share of validation's answers that are wholly right, where the run is judged by those."""
+
+    @staticmethod
+    def of(row: Mapping[str, Any]) -> Judgement:
+        """Returns that of a row of the metrics that holds a validation loss."""
+        loss = row.get("valid_answer_loss", row["valid_loss"])
+        return Judgement(row["step"], loss, row.get("valid_answers_right"))
+
+    def text(self) -> str:
+        """Returns it in words."""
+        if self.right is None:
+            return f"validation loss {self.loss:.4f}"
+        return f"{self.right:.2%} of validation's answers right, their loss {self.loss:.4f}"
+
+    def gains_on(self, other: Judgement) -> bool:
+        """Whether more answers are right, or as many at a lower loss."""
+        return (-(self.right or 0), self.loss) < (-(other.right or 0), other.loss)
+
+    def replaces(self, earlier: Judgement) -> bool:
+        """Whether its checkpoint is better than that of the `earlier` one: it gains on it, or as
+        many answers are right. What loss is left by then is chance, while the rate still falls."""
+        return self.gains_on(earlier) or (bool(self.right) and self.right == earlier.right)
+
+
+@dataclass(frozen=True)
 class Checkpoint:
     """One `step-.../` folder and what its `state.json` says."""
 
@@ -48,6 +80,14 @@ class Checkpoint:
     def step(self) -> int:
         """Steps done when it was written."""
         return self.state["step"]
+
+    @property
+    def best(self) -> Judgement | None:
+        """The best evaluation until then."""
+        best = self.state.get("best")
+        if not best:
+            return None
+        return Judgement(best["step"], best["valid_loss"], best.get("answers_right"))
 
     def fault(self) -> str | None:
         """What differs between the files and `state.json`, or None where they agree."""
@@ -333,12 +373,12 @@ class RunFolder:
         )
 
     def best_checkpoint(self) -> Checkpoint | None:
-        """The sound one with the lowest validation loss, or the newest where none was measured."""
+        """The sound one that `Judgement` prefers, or the newest where nothing was measured."""
         newest = self.newest_checkpoint()
-        best = newest and newest.state.get("best")
-        if newest and best and best["step"] != newest.step:
+        best = newest and newest.best
+        if newest and best and best.step != newest.step:
             for checkpoint in self.checkpoints():
-                if checkpoint.step == best["step"] and _is_sound(checkpoint):
+                if checkpoint.step == best.step and _is_sound(checkpoint):
                     return checkpoint
         return newest
 
@@ -410,8 +450,8 @@ class RunFolder:
         """Keeps the newest `keep` and the best, and clears what broken-off writes left."""
         steps = sorted(int(p.name.removeprefix("step-")) for p in self._checkpoint_folders())
         kept = set(steps[-keep:])
-        if best := newest.state.get("best"):
-            kept.add(best["step"])
+        if newest.best is not None:
+            kept.add(newest.best.step)
         for path in self.checkpoints_path.iterdir():
             match = _STEP_FOLDER.fullmatch(path.name)
             if match is None or int(match[1]) not in kept:

@@ -15,7 +15,7 @@ import pytest
 from microgpt import cli
 from microgpt.errors import CheckpointError
 from microgpt.model.sizes import parameter_count
-from microgpt.run_folder import RunFolder
+from microgpt.run_folder import Judgement, RunFolder
 
 pytest.importorskip("torch")
 pytest.importorskip("microgpt._core", reason="the Rust extension is not built")
@@ -381,10 +381,14 @@ def test_lines_with_answers_are_judged_by_their_answers(microgpt, folder):
     assert run.read_config().data.answers_after == "="
     rows = [row for row in run.read_metrics() if "valid_loss" in row]
     assert all(row["valid_answer_loss"] != row["valid_loss"] for row in rows)
-    lowest = min(row["valid_answer_loss"] for row in rows)
+    assert all(0 <= row["valid_answers_right"] <= 1 for row in rows)
+    assert " of answers right" in messages
+    assert " of validation's answers right" in messages
     newest = run.newest_checkpoint()
     assert newest is not None
-    assert newest.state["best"]["valid_loss"] == lowest
+    judged = [Judgement.of(row) for row in rows]
+    assert newest.best in judged
+    assert not any(one.gains_on(newest.best) for one in judged)
 
 
 def test_text_without_answers_is_judged_as_a_whole(microgpt, folder):

@@ -13,7 +13,7 @@ import pytest
 
 from microgpt.config import OptimizerConfig, RunConfig
 from microgpt.errors import CheckpointError, UsageError
-from microgpt.run_folder import RunFolder
+from microgpt.run_folder import Judgement, RunFolder
 
 
 @pytest.fixture
@@ -122,6 +122,30 @@ def test_rewind_cuts_what_came_after_the_checkpoint(run):
     assert steps(run) == [1]
     run.rewind(None)
     assert (run.read_metrics(), steps(run)) == ([], [])
+
+
+@pytest.mark.parametrize(
+    ("later", "gains", "replaces"),
+    [
+        (Judgement(2, 0.9), True, True),
+        (Judgement(2, 1.0), False, False),
+        (Judgement(2, 1.1), False, False),
+        (Judgement(2, 0.9, right=0.0), True, True),
+        (Judgement(2, 1.1, right=0.0), False, False),
+        (Judgement(2, 9.0, right=0.1), True, True),
+    ],
+)
+def test_a_lower_loss_is_better_and_right_answers_are_best(later, gains, replaces):
+    for earlier in (Judgement(1, 1.0), Judgement(1, 1.0, right=0.0)):
+        assert (later.gains_on(earlier), later.replaces(earlier)) == (gains, replaces)
+
+
+def test_of_evaluations_with_as_many_right_answers_the_later_is_used_but_is_no_gain():
+    earlier = Judgement(1, 1.0, right=0.5)
+    later = Judgement(2, 1.1, right=0.5)
+    assert later.replaces(earlier)
+    assert not later.gains_on(earlier)
+    assert not Judgement(2, 0.1, right=0.4).replaces(earlier)
 
 
 def test_the_newest_two_and_the_best_are_kept(run):

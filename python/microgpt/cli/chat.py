@@ -90,15 +90,12 @@ class Chat:
     def banner(self) -> str:
         """Returns who is speaking and how to speak to it."""
         config, model = self.loaded.config.model, self.session.model
-        best = self.loaded.checkpoint.state.get("best") or {}
-        loss = best.get("valid_loss")
-        on_answers = self.loaded.config.data.answers_after is not None
-        judged = "validation loss on answers" if on_answers else "validation loss"
+        best = self.loaded.checkpoint.best
         facts = [
             self.loaded.run.name,
             f"{model.parameter_count():,} parameters",
             f"step {self.loaded.checkpoint.step:,}",
-            *([f"{judged} {loss:.4f}"] if isinstance(loss, float) else []),
+            *([best.text()] if best is not None else []),
             f"context {config.context}",
         ]
         return (

@@ -7,12 +7,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
 from microgpt.cli import require_training
-from microgpt.errors import CheckpointError, DataError, UsageError
+from microgpt.cli.sampling_options import checkpoint_option
+from microgpt.errors import DataError, UsageError
 
 if TYPE_CHECKING:
     from microgpt.data.loader import Ids
@@ -53,7 +54,7 @@ class _Loaded:
               help="Side of a dataset folder.")  # fmt: skip
 @click.option("--stride", type=int, help="Tokens between windows; default: half the context.")
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, mps.")
-@click.option("--last", is_flag=True, help="The last checkpoint instead of the best.")
+@checkpoint_option
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def command(name: str, data: str, exact_match: bool, as_json: bool, **options: Any) -> None:
     """Measure RUN on DATA: a text file, or a dataset folder's validation (or training) side.
@@ -71,7 +72,7 @@ def command(name: str, data: str, exact_match: bool, as_json: bool, **options: A
     from microgpt.device import calm_threads
 
     calm_threads()
-    loaded = _load(name, options["device"], options["last"])
+    loaded = _load(name, options["checkpoint"], options["device"])
     result: dict[str, Any] = {"run": loaded.run.name, "step": loaded.step, "data": data}
     if exact_match:
         result |= _exact(loaded, Path(data), options)
@@ -80,24 +81,15 @@ def command(name: str, data: str, exact_match: bool, as_json: bool, **options: A
     click.echo(json.dumps(result, ensure_ascii=False) if as_json else _as_text(result))
 
 
-def _load(name: str, device: str, last: bool) -> _Loaded:
+def _load(name: str, which: Literal["best", "newest"], device: str) -> _Loaded:
     from microgpt.device import Compute
-    from microgpt.model import GPT, load_weights
+    from microgpt.inference.session import load_model
     from microgpt.run_folder import RunFolder
-    from microgpt.text.tokenizer import Tokenizer
 
     run = RunFolder.open(name)
-    checkpoint = run.newest_checkpoint() if last else run.best_checkpoint()
-    if checkpoint is None:
-        raise CheckpointError(
-            f"run {run.name!r} has no checkpoint yet: let it train until its first evaluation"
-        )
-    tokenizer = Tokenizer.from_file(run.tokenizer_path)
-    checkpoint.require_tokenizer(tokenizer.fingerprint)
-    config = run.read_config()
-    compute = Compute.of(device, config.training.dtype if device == "auto" else "auto")
-    model = GPT(config.model)
-    load_weights(model, checkpoint.path / "model.safetensors")
+    model, tokenizer, checkpoint = load_model(run, which)
+    trained_in = run.read_config().training.dtype
+    compute = Compute.of(device, trained_in if device == "auto" else "auto")
     model.to(compute.device).eval()
     return _Loaded(run, checkpoint.step, model, tokenizer, compute)
 

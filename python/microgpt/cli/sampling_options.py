@@ -23,6 +23,14 @@ if TYPE_CHECKING:
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
+checkpoint_option = click.option(
+    "--checkpoint",
+    type=click.Choice(["best", "newest"]),
+    default="best",
+    show_default=True,
+    help="Which weights of the run.",
+)
+"""`eval` has it too."""
 LENGTH = 200
 SHORT_LINE = 80
 """Characters up to which a line may be a whole answer."""
@@ -119,13 +127,7 @@ _OPTIONS = [
         show_default=True,
         help="Folder that holds the runs.",
     ),
-    click.option(
-        "--checkpoint",
-        type=click.Choice(["best", "newest"]),
-        default="best",
-        show_default=True,
-        help="Which weights of the run.",
-    ),
+    checkpoint_option,
     click.option(
         "--device",
         default="auto",

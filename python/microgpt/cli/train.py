@@ -651,9 +651,8 @@ def _summarise(run: RunFolder, outcome: Outcome, config: RunConfig) -> None:
         )
         return
     best = ""
-    if position.best_loss is not None:
-        what = "validation loss" + (" on answers" if config.data.answers_after else "")
-        best = f", best {what} {position.best_loss:.4f} at step {position.best_step:,}"
+    if position.best is not None:
+        best = f", best {position.best.text()} at step {position.best.step:,}"
     why = " (no gain for so long as --patience allows)" if outcome.reason == "patience" else ""
     click.echo(f"done in {took} at step {position.step:,}{why}{best}", err=True)
     click.echo(f"talk to it: microgpt chat {run.name}", err=True)
@@ -679,9 +678,11 @@ class _Display:
         note = f"loss {row['loss']:.4f}"
         if "valid_loss" in row:
             self.valid = row["valid_loss"]
+            right = row.get("valid_answers_right")
             self.progress.write(
                 f"step {row['step']:,}: {note}, valid loss {row['valid_loss']:.4f}, "
                 f"perplexity {row['perplexity']:.4g}, {row['bits_per_byte']:.4f} bits per byte"
+                + ("" if right is None else f", {right:.2%} of answers right")
             )
         if self.valid is not None:
             note += f", valid {self.valid:.4f}"

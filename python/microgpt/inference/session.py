@@ -154,6 +154,28 @@ class Loaded:
     checkpoint: Checkpoint
 
 
+def load_model(
+    run: RunFolder, which: Literal["best", "newest"]
+) -> tuple[GPT, Tokenizer, Checkpoint]:
+    """Returns the model of a run's checkpoint, on the CPU, with the tokenizer that belongs to it.
+
+    Raises:
+        CheckpointError: no sound checkpoint, or parts that do not belong together.
+    """
+    from microgpt.text.tokenizer import Tokenizer
+
+    checkpoint = run.best_checkpoint() if which == "best" else run.newest_checkpoint()
+    if checkpoint is None:
+        raise CheckpointError(
+            f"run {run.name!r} has no sound checkpoint: let it train until its first evaluation"
+        )
+    tokenizer = Tokenizer.from_file(run.tokenizer_path)
+    checkpoint.require_tokenizer(tokenizer.fingerprint)
+    model = GPT(run.read_config().model)
+    load_weights(model, checkpoint.path / "model.safetensors")
+    return model, tokenizer, checkpoint
+
+
 def load(
     run: str | None,
     root: Path,
@@ -167,23 +189,14 @@ def load(
             together.
         UsageError: the device is not there.
     """
-    from microgpt.text.tokenizer import Tokenizer
-
     folder = RunFolder.newest(root) if run is None else RunFolder.open(run, root)
-    config = folder.read_config()
-    checkpoint = folder.best_checkpoint() if which == "best" else folder.newest_checkpoint()
-    if checkpoint is None:
-        raise CheckpointError(f"run {folder.name!r} holds no sound checkpoint: train it further")
-    tokenizer = Tokenizer.from_file(folder.tokenizer_path)
-    checkpoint.require_tokenizer(tokenizer.fingerprint)
-    model = GPT(config.model)
-    load_weights(model, checkpoint.path / "model.safetensors")
+    model, tokenizer, checkpoint = load_model(folder, which)
     small = model.parameter_count() <= CPU_PARAMETERS
     where = "cpu" if device == "auto" and small else choose_device(device)
     model.to(where)
     if where == "cpu":
         _choose_threads(model)
-    return Loaded(Session(model, tokenizer), folder, config, checkpoint)
+    return Loaded(Session(model, tokenizer), folder, folder.read_config(), checkpoint)
 
 
 def _choose_threads(model: GPT) -> None:

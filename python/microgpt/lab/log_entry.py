@@ -259,9 +259,11 @@ def _result_lines(summary: RunSummary) -> Iterator[str]:
             f"at step {last['step']:,} the valid loss was {last['valid_loss']:.4f}"
         )
     if (answers := summary.best_at_answers) is not None:
+        right = number(answers, "valid_answers_right")
+        share = "" if right is None else f"answers right: {right:.2%}, "
         yield (
-            f"loss on answers: {answers['valid_answer_loss']:.4f} at step {answers['step']:,}, its "
-            "lowest, whose checkpoint is the one in use"
+            f"{share}loss on answers: {answers['valid_answer_loss']:.4f} at step "
+            f"{answers['step']:,}, the best of them, whose checkpoint is the one in use"
         )
     yield from _cost_line(summary)
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from microgpt.config import to_dict
 from microgpt.errors import CheckpointError
-from microgpt.run_folder import RunFolder
+from microgpt.run_folder import Judgement, RunFolder
 
 Row = dict[str, Any]
 
@@ -65,10 +65,15 @@ class RunSummary:
 
     @property
     def best_at_answers(self) -> Row | None:
-        """The evaluation with the lowest loss on answers, whose checkpoint is used; None where the
-        run was not judged by answers."""
-        judged = [row for row in self.evaluations if number(row, "valid_answer_loss") is not None]
-        return min(judged, key=lambda row: row["valid_answer_loss"], default=None)
+        """The evaluation that was best at answers, whose checkpoint is used; None where the run was
+        not judged by answers."""
+        best: Row | None = None
+        for row in self.evaluations:
+            if number(row, "valid_answer_loss") is None:
+                continue
+            if best is None or Judgement.of(row).replaces(Judgement.of(best)):
+                best = row
+        return best
 
     @property
     def valid_loss(self) -> float | None:

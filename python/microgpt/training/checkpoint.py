@@ -15,7 +15,7 @@ import torch
 
 from microgpt.errors import CheckpointError
 from microgpt.model.weights import Entry, TensorFile, write_tensors
-from microgpt.run_folder import Checkpoint, RunFolder
+from microgpt.run_folder import Checkpoint, Judgement, RunFolder
 from microgpt.training.average import Average
 from microgpt.training.loss_scale import LossScale
 from microgpt.training.optimizer import Optimizer
@@ -37,9 +37,8 @@ class Position:
     tokens: int = 0
     """Tokens that the model was trained on so far."""
     elapsed_seconds: float = 0.0
-    best_step: int | None = None
-    best_loss: float | None = None
-    """Lowest validation loss so far, in nats per token, and where it was measured."""
+    best: Judgement | None = None
+    """The best evaluation so far."""
     evaluations_without_gain: int = 0
     recovery: Recovery = field(default_factory=Recovery)
     loss_scale: LossScale = field(default_factory=LossScale)
@@ -81,12 +80,13 @@ def save(
     Raises:
         CheckpointError: the system refused; the earlier ones are intact.
     """
+    best = position.best
     state = {
         "tokens": position.tokens,
         "elapsed_seconds": round(position.elapsed_seconds, 3),
         "best": None
-        if position.best_step is None
-        else {"step": position.best_step, "valid_loss": position.best_loss},
+        if best is None
+        else {"step": best.step, "valid_loss": best.loss, "answers_right": best.right},
         "evaluations_without_gain": position.evaluations_without_gain,
         "recovery": position.recovery.as_state(),
         "loss_scale": asdict(position.loss_scale),
@@ -132,13 +132,11 @@ def restore(
         average.restore(unaveraged or average.weights())
     rest = moments.keys() - set(stored)
     optimizer.load(_Lazy({name: partial(moments.__getitem__, name) for name in rest}))
-    best = state["best"] or {}
     return Position(
         step=checkpoint.step,
         tokens=state["tokens"],
         elapsed_seconds=state["elapsed_seconds"],
-        best_step=best.get("step"),
-        best_loss=best.get("valid_loss"),
+        best=checkpoint.best,
         evaluations_without_gain=state["evaluations_without_gain"],
         recovery=Recovery.of(state.get("recovery")),
         loss_scale=LossScale(**state.get("loss_scale", {})),

@@ -1,4 +1,4 @@
-"""A model's loss on a split, each token predicted once."""
+"""A model's loss on a split, each token predicted once, and which answers it gets right."""
 
 from __future__ import annotations
 
@@ -10,12 +10,14 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import nn
 
 from microgpt.config import IGNORED
 from microgpt.data.loader import Ids, LineRules, after_marks
 from microgpt.device import Compute
+from microgpt.model.sizes import CHUNK_LOGITS
 from microgpt.training.ranks import ALONE, Ranks
 
 CPU_BATCH_TOKENS, BATCH_TOKENS = 4096, 32_768
@@ -37,6 +39,10 @@ class Evaluation:
     tokens: int
     bytes_per_token: float
     """Bytes of text that a token of the split stands for, on average."""
+    answers: int = 0
+    """Where answers alone count, their number; one that two windows share counts in both."""
+    right: int = 0
+    """How many of them are wholly right: each token is the likeliest after the ones before it."""
 
     @property
     def perplexity(self) -> float:
@@ -80,22 +86,64 @@ def evaluate(
     may hold it together.
     """
     losses: list[float] = []
-    count = 0
+    hits: list[float] = []
+    count = answers = 0
     was_training = model.training
     model.eval()
+    rows = rows or evaluation_rows(context, compute.device)
+    asking = lines if lines is not None and lines.marks is not None else None
+    if asking is not None:  # all logits are held then
+        rows = max(1, min(rows, CHUNK_LOGITS // (context * len(asking.ends))))
+    score = _loss if asking is None else _answers
     with torch.inference_mode(), compute.exact():
-        rows = rows or evaluation_rows(context, compute.device)
         batches = _batches(split, context, stride or context, rows, max_tokens, lines)
         for turn in iter(lambda: list(itertools.islice(batches, ranks.data_world)), []):
             count += sum(int((targets != IGNORED).sum()) for _, targets in turn)
+            if asking is not None:
+                answers += sum(int(_begins(targets).sum()) for _, targets in turn)
             losses += [0.0] * len(turn)
-            inputs, targets = turn[min(ranks.data_rank, len(turn) - 1)]
-            loss = model(compute.tensor(inputs), compute.tensor(targets), reduction="sum")
+            hits += [0.0] * len(turn)
+            loss, right = score(model, *turn[min(ranks.data_rank, len(turn) - 1)], compute)
             if ranks.counts and ranks.data_rank < len(turn):
-                losses[ranks.data_rank - len(turn)] = float(loss)
+                losses[ranks.data_rank - len(turn)] = loss
+                hits[ranks.data_rank - len(turn)] = right
     model.train(was_training)
-    loss = sum(ranks.summed(losses)) / count if count else math.nan
-    return Evaluation(loss, count, text_bytes / max(1, split.tokens))
+    sums = ranks.summed(losses + hits)
+    loss = sum(sums[: len(losses)]) / count if count else math.nan
+    right = round(sum(sums[len(losses) :]))
+    return Evaluation(loss, count, text_bytes / max(1, split.tokens), answers, right)
+
+
+def _loss(
+    model: nn.Module, inputs: NDArray[np.int64], targets: NDArray[np.int64], compute: Compute
+) -> tuple[float, int]:
+    """Returns the summed loss, and 0, since nothing is asked."""
+    return float(model(compute.tensor(inputs), compute.tensor(targets), reduction="sum")), 0
+
+
+def _answers(
+    model: nn.Module, inputs: NDArray[np.int64], targets: NDArray[np.int64], compute: Compute
+) -> tuple[float, int]:
+    """Returns the summed loss, and how many answers are wholly right."""
+    logits = model(compute.tensor(inputs)).float()
+    goals = compute.tensor(targets).flatten()
+    loss = F.cross_entropy(logits.flatten(0, 1), goals, ignore_index=IGNORED, reduction="sum")
+    return float(loss), _wholly_right(logits.argmax(-1).cpu().numpy(), targets)
+
+
+def _begins(targets: NDArray[np.int64]) -> NDArray[np.bool_]:
+    """Returns where runs of targets begin in rows, (rows, context)."""
+    begins = targets != IGNORED
+    begins[:, 1:] &= targets[:, :-1] == IGNORED
+    return begins
+
+
+def _wholly_right(likeliest: NDArray[np.int64], targets: NDArray[np.int64]) -> int:
+    """Returns how many runs of `targets` in rows are `likeliest` everywhere."""
+    begins = _begins(targets)
+    number = begins.cumsum().reshape(targets.shape)
+    wrong = number[(targets != IGNORED) & (likeliest != targets)]
+    return int(begins.sum()) - len(np.unique(wrong))
 
 
 def _torn(ids: NDArray[Any], lines: LineRules) -> int:

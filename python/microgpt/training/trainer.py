@@ -27,7 +27,7 @@ from microgpt.errors import CheckpointError
 from microgpt.model.fused import FusedPass, fits
 from microgpt.model.gpt import GPT
 from microgpt.model.weights import Entry
-from microgpt.run_folder import RunFolder
+from microgpt.run_folder import Judgement, RunFolder
 from microgpt.training import checkpoint, schedule, sharding
 from microgpt.training.average import Average
 from microgpt.training.checkpoint import Position
@@ -383,18 +383,19 @@ class Trainer:
             if measured.tokens and not math.isfinite(measured.loss):
                 step = position.step
                 raise WentWrong(step, f"the validation loss of step {step} is not a finite number")
-            row["valid_loss"] = judged = measured.loss
+            row["valid_loss"] = measured.loss
             row["perplexity"] = measured.perplexity
             row["bits_per_byte"] = measured.bits_per_byte
             if self.answers is not None:
                 answers = self._measured(self.answers)
-                if answers.tokens:  # else all text must do
-                    row["valid_answer_loss"] = judged = answers.loss
-        if position.best_loss is None or judged < position.best_loss:
-            position.best_step, position.best_loss = position.step, judged
-            position.evaluations_without_gain = 0
-        else:
-            position.evaluations_without_gain += 1
+                if answers.answers:  # else all text must do
+                    row["valid_answer_loss"] = answers.loss
+                    row["valid_answers_right"] = answers.right / answers.answers
+        best, judged = position.best, Judgement.of(row)
+        gains = best is None or judged.gains_on(best)
+        position.evaluations_without_gain = 0 if gains else position.evaluations_without_gain + 1
+        if best is None or judged.replaces(best):
+            position.best = judged
         return True
 
     def _measured(self, lines: LineRules | None) -> Evaluation:

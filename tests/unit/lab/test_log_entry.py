@@ -239,13 +239,13 @@ def test_a_run_judged_by_answers_says_which_checkpoint_is_in_use(
     make_run: MakeRun, tmp_path: Path
 ) -> None:
     run = make_run()
-    for step, loss in ((500, 0.02), (600, 0.01), (700, 0.03)):
-        run.append_metrics(
-            {"step": step, "loss": 0.6, "valid_loss": 0.7, "valid_answer_loss": loss}
-        )
+    evaluations = ((500, 0.02, 0.9), (600, 0.01, 1.0), (700, 0.015, 1.0), (800, 0.001, 0.99))
+    for step, loss, right in evaluations:
+        row = {"step": step, "loss": 0.6, "valid_loss": 0.7, "valid_answer_loss": loss}
+        run.append_metrics(row | {"valid_answers_right": right})
     append(run, tmp_path / "LOG.md")
     text = (tmp_path / "LOG.md").read_text()
-    assert "loss on answers: 0.0100 at step 600" in text
+    assert "answers right: 100.00%, loss on answers: 0.0150 at step 700" in text
 
 
 def test_nothing_in_a_sample_closes_its_fence(make_run: MakeRun, tmp_path: Path) -> None:

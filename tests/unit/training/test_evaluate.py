@@ -72,16 +72,30 @@ def test_a_limit_takes_windows_from_all_of_the_split(tmp_path):
     assert asked.max() > 700
 
 
-def test_only_answers_are_scored_under_line_rules(tmp_path):
+class Bigram(nn.Module):
+    """Says 2 after =, then ; and a line end, each with e^3 times the weight of any other byte."""
+
+    def forward(self, ids):
+        following = torch.full((256,), ord(";"))
+        following[ord("=")], following[ord(";")] = ord("2"), 10
+        return 3 * torch.nn.functional.one_hot(following[ids], 256).float()
+
+
+def test_only_answers_are_scored_and_counted_where_they_are_wholly_right(tmp_path):
     ends, marks = np.zeros(256, bool), np.zeros(256, bool)
     ends[10] = marks[ord("=")] = True
-    model = Counting()
-    text = b"1+1=2;\n3+4=7;\n"
     rules = LineRules(ends=ends, marks=marks)
-    measured = evaluate(model, split_of(tmp_path, text), 14, 16, CPU, lines=rules)
-    assert measured.tokens == 6
-    assert model.seen[ord("2")] == model.seen[ord("7")] == 1
-    assert model.seen[ord("4")] == 0
+    text = b"1+1=2;\n3+4=7;\n2+0=2;\n9+99=108;\n8+18=26;\n"
+    split = split_of(tmp_path, text)
+    for context, parts in ((64, 0), (28, 1)):  # of 28, the second window counts ; behind 108
+        measured = evaluate(
+            Bigram(), split, len(text), context, CPU, stride=context // 2, lines=rules
+        )
+        assert (measured.tokens, measured.answers) == (18, 5 + parts)
+        assert measured.right == 2 + parts
+        # Wrong are 7, 1 and 0 and 8, 6.
+        likely, unlikely = (math.log(math.exp(3) + 255) - logit for logit in (3, 0))
+        assert measured.loss == pytest.approx((13 * likely + 5 * unlikely) / 18, rel=1e-5)
 
 
 def test_aligned_windows_leave_out_torn_lines_and_count_the_same_tokens(tmp_path):
