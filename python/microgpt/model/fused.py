@@ -16,14 +16,16 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
+import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from microgpt.config import ModelConfig
+from microgpt.config import IGNORED, ModelConfig
 from microgpt.model.attention import first_seen
 from microgpt.model.feed_forward import MLP, SwiGLU
 from microgpt.model.gpt import GPT, Block
 from microgpt.model.kernels import Room, core
+from microgpt.model.loss import softcapped
 from microgpt.model.norm import RMSNorm
 from microgpt.model.sizes import CHUNK_LOGITS
 
@@ -60,10 +62,14 @@ class _Matrix:
         self.fresh = True
         """The gradient is still to be begun."""
 
-    def begin(self) -> None:
-        """Follows the parameter, and begins its gradient anew where it was dropped."""
+    def follow(self) -> None:
+        """Takes the parameter's numbers where products read a copy."""
         if self.low:
             self.weight.copy_(self.parameter.detach())
+
+    def begin(self) -> None:
+        """Follows the parameter, and begins its gradient anew where it was dropped."""
+        self.follow()
         self.fresh = self.parameter.grad is None
         self.parameter.grad = self.gradient
 
@@ -183,6 +189,11 @@ class _Layer:
         self.activated = Room.new(tokens, hidden, dtype=dtype)
 
 
+def _padded(tensor: Tensor, rows: int, value: int) -> Tensor:
+    """Returns `tensor` with so many rows, the last ones of `value`."""
+    return F.pad(tensor, (0, 0, 0, rows - len(tensor)), value=value).contiguous()
+
+
 def _gain(norm: Any) -> Tensor | None:
     assert isinstance(norm, RMSNorm)
     return norm.weight
@@ -234,6 +245,40 @@ class FusedPass:
         loss = self._head(targets, factor)
         self._backward(ids)
         return factor * loss
+
+    @torch.no_grad()
+    def forward(
+        self, ids: Tensor, targets: Tensor | None = None, *, reduction: str = "sum"
+    ) -> Tensor:
+        """Returns what `GPT.forward` does in evaluation: float32 logits (rows, positions, V) for
+        `ids` (rows, positions), or with `targets` their summed loss in nats.
+
+        It takes as many rows at once as training does, in training's room.
+        """
+        assert reduction == "sum"
+        if not self.shape[0] or ids.size(1) != self.shape[1]:
+            self._make_room(*ids.shape)
+        self.threads = torch.get_num_threads()
+        for matrix in [self.head, *(matrix for layer in self.layers for matrix in layer.matrices)]:
+            matrix.follow()
+        self.first_dropout = None
+        for layer in self.layers:
+            layer.dropouts = [None] * 3
+        rows, length = self.shape
+        loss, logits = 0.0, []
+        for first in range(0, len(ids), rows):
+            part = _padded(ids[first : first + rows], rows, 0)
+            self.first_seen = self._first_seen(part)
+            self._forward(part.reshape(-1))
+            if targets is not None:
+                goals = _padded(targets[first : first + rows], rows, IGNORED)
+                loss += self._head(goals.reshape(-1), 1.0, learns=False)
+                continue
+            count = min(rows, len(ids) - first)
+            scores = self.normed.tensor[: count * length] @ self.head.weight.t()
+            capped = softcapped(scores.float(), self.config.logit_softcap)
+            logits.append(capped.view(count, length, -1))
+        return torch.tensor(loss) if targets is not None else torch.cat(logits)
 
     def _choose_what_drops(self) -> None:
         """Draws a key for each place that drops, from the generator that torch's dropout uses."""
@@ -321,8 +366,9 @@ class FusedPass:
             x = second
         self._norm(x, branch, self.last_norm, self.last, self.normed, self.scale)
 
-    def _head(self, targets: Tensor, factor: float) -> float:
-        """Returns the loss; leaves its derivative by `normed` in `branch`."""
+    def _head(self, targets: Tensor, factor: float, learns: bool = True) -> float:
+        """Returns the loss; where the model `learns`, leaves its derivative by `normed` in `branch`
+        and adds the head's gradient."""
         loss, softcap = 0.0, self.config.logit_softcap
         for start in range(0, len(targets), self.chunk):
             part = slice(start, start + self.chunk)
@@ -331,7 +377,8 @@ class FusedPass:
             self.head.forward(x, logits)
             array = array[: logits.numel()]
             loss += core.cross_entropy(array, goal.numpy(), softcap, factor, self.threads)
-            self.head.backward(logits, x, self.branch.tensor[part])
+            if learns:
+                self.head.backward(logits, x, self.branch.tensor[part])
         return loss
 
     def _norm_back(self, slope: Room, x: Room, norm: _Vector, scale: Room) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -72,6 +72,7 @@ def evaluate(
     max_tokens: int | None = None,
     lines: LineRules | None = None,
     ranks: Ranks = ALONE,
+    forward: Callable[..., torch.Tensor] | None = None,
 ) -> Evaluation:
     """Returns the loss of `model` on `split`, which stands for `text_bytes` of text.
 
@@ -83,7 +84,7 @@ def evaluate(
     line end among what is not counted. The split must have at least two tokens. Of several
     processes each measures some of the batches; all get the same sum of the same addends, however
     many they are. They call the model equally often, the last time maybe for nothing, since they
-    may hold it together.
+    may hold it together. `forward` may compute in the model's place (`FusedPass.forward`).
     """
     losses: list[float] = []
     hits: list[float] = []
@@ -103,7 +104,9 @@ def evaluate(
                 answers += sum(int(_begins(targets).sum()) for _, targets in turn)
             losses += [0.0] * len(turn)
             hits += [0.0] * len(turn)
-            loss, right = score(model, *turn[min(ranks.data_rank, len(turn) - 1)], compute)
+            loss, right = score(
+                forward or model, *turn[min(ranks.data_rank, len(turn) - 1)], compute
+            )
             if ranks.counts and ranks.data_rank < len(turn):
                 losses[ranks.data_rank - len(turn)] = loss
                 hits[ranks.data_rank - len(turn)] = right
@@ -115,14 +118,20 @@ def evaluate(
 
 
 def _loss(
-    model: nn.Module, inputs: NDArray[np.int64], targets: NDArray[np.int64], compute: Compute
+    model: Callable[..., torch.Tensor],
+    inputs: NDArray[np.int64],
+    targets: NDArray[np.int64],
+    compute: Compute,
 ) -> tuple[float, int]:
     """Returns the summed loss, and 0, since nothing is asked."""
     return float(model(compute.tensor(inputs), compute.tensor(targets), reduction="sum")), 0
 
 
 def _answers(
-    model: nn.Module, inputs: NDArray[np.int64], targets: NDArray[np.int64], compute: Compute
+    model: Callable[..., torch.Tensor],
+    inputs: NDArray[np.int64],
+    targets: NDArray[np.int64],
+    compute: Compute,
 ) -> tuple[float, int]:
     """Returns the summed loss, and how many answers are wholly right."""
     logits = model(compute.tensor(inputs)).float()

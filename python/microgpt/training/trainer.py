@@ -409,6 +409,7 @@ class Trainer:
             max_tokens=self.config.training.evaluate_tokens,
             lines=lines,
             ranks=self.ranks,
+            forward=None if self.stepper.fused is None else self.stepper.fused.forward,
         )
 
     def _note(self, row: Mapping[str, Any]) -> None:

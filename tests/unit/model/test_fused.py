@@ -140,6 +140,23 @@ def test_what_falls_out_follows_the_generator():
     assert losses[0] == losses[1] != losses[2]
 
 
+@pytest.mark.parametrize("changes", FAMILY.values(), ids=FAMILY.keys())
+@pytest.mark.parametrize(("dtype", "error"), [(torch.float32, 1e-5), (torch.bfloat16, 0.06)])
+def test_an_evaluation_is_that_of_the_plain_model_without_dropout(changes, dtype, error):
+    model, ids, targets = make(changes | {"dropout": 0.2}, rows=5)
+    run = fused.FusedPass(model, dtype)
+    run.gradients(ids[:3], targets[:3], 0.01)  # so three rows are taken at once
+    gradients = [p.grad.clone() for p in model.parameters()]
+    oracle = copy.deepcopy(model).double().eval()
+    loss, logits = oracle(ids, targets, reduction="sum"), oracle(ids)
+    assert run.forward(ids, targets, reduction="sum") == pytest.approx(loss.item(), rel=error / 10)
+    found = run.forward(ids)
+    assert found.dtype == torch.float32
+    assert (found - logits).abs().max() < error * logits.abs().max()
+    for before, p in zip(gradients, model.parameters(), strict=True):
+        assert torch.equal(before, p.grad)
+
+
 def test_enough_rows_for_several_threads():
     model, ids, targets = make({"n_embd": 128}, rows=40)
     _, gradients = exact(model, ids, targets)
