@@ -395,7 +395,12 @@ def _planned(
 
     from microgpt.device import Compute, choose_device, choose_dtype, cores
     from microgpt.training import plan
-    from microgpt.training.measure import idle_memory_bytes, measured_dtype, measured_threads
+    from microgpt.training.measure import (
+        evaluation_seconds,
+        idle_memory_bytes,
+        measured_dtype,
+        measured_threads,
+    )
 
     asked = given.get("training", {})
     device = choose_device(asked.get("device", "auto"))
@@ -421,9 +426,10 @@ def _planned(
     training = replace(config.training, threads=threads, adapt_threads=adapts, dtype=dtype)
     config = replace(config, training=training)
     memory = libraries + plan.memory_bytes(config)
-    config = plan.plan_budget(config, facts, machine, seconds)
+    costs = seconds, evaluation_seconds(config, facts.valid_tokens)
+    config = plan.plan_budget(config, facts, machine, *costs)
     return config, [
-        *plan.describe(config, facts, seconds, memory),
+        *plan.describe(config, facts, plan.expected_seconds(config, *costs), memory),
         *(f"note   {r}" for r in remarks),
     ]
 

@@ -1,4 +1,5 @@
-"""What a training step takes on this machine: with one thread or all of them, in which precision.
+"""What a step takes on this machine, with one thread or all and in which precision, and what an
+evaluation takes.
 
 Threads are no gift for small models: with other work on the machine, two OpenMP threads that wait
 for one another have run at a fifteenth of the speed of one. So both are tried.
@@ -16,6 +17,7 @@ import torch
 from microgpt.config import ModelConfig, RunConfig, TrainingConfig
 from microgpt.device import Compute, cores, give_memory_back, has_fast_bfloat16
 from microgpt.model.fused import fits
+from microgpt.training.evaluate import evaluation_rows
 from microgpt.training.optimizer import Optimizer
 from microgpt.training.threads import ADVANTAGE
 from microgpt.training.trainer import Stepper, initialized_model
@@ -97,3 +99,27 @@ def step_seconds(config: RunConfig, compute: Compute) -> float:
     del model, optimizer, stepper  # they refer to one another, and the run needs the room
     give_memory_back()
     return float(np.median(times[1:] or times))
+
+
+def evaluation_seconds(config: RunConfig, valid_tokens: int) -> float:
+    """Returns the time of an evaluation in a run of `config` with so many tokens to validate: that
+    of a batch, on noise, times their number."""
+    compute = Compute.of(config.training.device, config.training.dtype, config.training.tf32)
+    model, context = initialized_model(config, compute), config.model.context
+    eager = replace(config, training=replace(config.training, compile=False))
+    stepper = Stepper(model, eager, compute)
+    forward = model.eval() if stepper.fused is None else stepper.fused.forward
+    rows = evaluation_rows(context, compute.device)
+    noise = np.random.default_rng(0).integers(0, config.model.vocab_size, (rows, context))
+    ids, seconds = compute.tensor(noise), 0.0
+    with torch.inference_mode(), compute.exact():
+        for _ in range(2):  # the first makes room
+            started = time.perf_counter()
+            float(forward(ids, ids, reduction="sum"))
+            seconds = time.perf_counter() - started
+    del model, stepper, forward
+    give_memory_back()
+    tokens = min(valid_tokens, config.training.evaluate_tokens or valid_tokens)
+    windows = tokens / max(1, context // 2)  # they overlap by half
+    times = 1 if config.data.answers_after is None else 2
+    return seconds * times * windows / rows

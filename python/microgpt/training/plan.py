@@ -61,6 +61,9 @@ where each token is seen about once, the shorter default is better."""
 DROPOUT_OF_MANY = 0.1
 """Dropout then, but not where lines have answers: questions learnt by heart do those no harm."""
 EVALUATIONS = 20
+FEWEST_EVALUATIONS = 5
+EVALUATION_SHARE = 0.1
+"""Of a budget of time, what evaluations may take unless they are the fewest."""
 MEMORY_SHARE = 0.6
 """Of a GPU's memory that the estimate for one micro-batch may take."""
 
@@ -304,11 +307,16 @@ def _micro_batch_rows(config: RunConfig, rows: int, machine: Machine) -> int:
 
 
 def plan_budget(
-    config: RunConfig, facts: Facts, machine: Machine, step_seconds: float
+    config: RunConfig,
+    facts: Facts,
+    machine: Machine,
+    step_seconds: float,
+    evaluation_seconds: float = 0.0,
 ) -> RunConfig:
     """Returns `config` with the budget as steps, and all that follows from it decided."""
     training = config.training
     assert training.batch_rows is not None
+    every, evaluations = training.evaluate_every, EVALUATIONS
     batch_tokens = training.batch_rows * config.model.context
     if training.steps is not None:
         steps = training.steps
@@ -316,12 +324,18 @@ def plan_budget(
         steps = math.ceil(training.tokens / batch_tokens)
     elif training.epochs is not None:
         steps = math.ceil(training.epochs * facts.train_tokens / batch_tokens)
-    elif training.minutes is not None:
-        steps = max(1, int(60 * training.minutes / step_seconds))
     else:
-        in_time = 60 * DEFAULT_MINUTES[machine.device] / step_seconds
-        in_passes = MAX_EPOCHS * facts.train_tokens / batch_tokens
-        steps = int(max(MIN_STEPS, min(in_time, in_passes)))
+        seconds = 60 * (training.minutes or DEFAULT_MINUTES[machine.device])
+        if every is None:
+            in_share = EVALUATION_SHARE * seconds / max(evaluation_seconds, 1e-9)
+            evaluations = int(max(FEWEST_EVALUATIONS, min(EVALUATIONS, in_share)))
+            in_time = (seconds - evaluations * evaluation_seconds) / step_seconds
+        else:
+            in_time = seconds / (step_seconds + evaluation_seconds / every)
+        if training.minutes is None:
+            in_passes = MAX_EPOCHS * facts.train_tokens / batch_tokens
+            in_time = max(MIN_STEPS, min(in_time, in_passes))
+        steps = max(1, int(in_time))
     warmup, decay = schedule.resolve(config.schedule, steps)
     return replace(
         config,
@@ -332,7 +346,7 @@ def plan_budget(
             tokens=None,
             epochs=None,
             minutes=None,
-            evaluate_every=training.evaluate_every or max(1, steps // EVALUATIONS),
+            evaluate_every=every or max(1, steps // evaluations),
         ),
     )
 
@@ -355,8 +369,17 @@ def memory_bytes(config: RunConfig) -> int:
     ).total
 
 
-def describe(config: RunConfig, facts: Facts, step_seconds: float, memory_bytes: int) -> list[str]:
-    """Returns the plan in a few lines."""
+def expected_seconds(config: RunConfig, step_seconds: float, evaluation_seconds: float) -> float:
+    """Returns what the run of a resolved configuration will take."""
+    training = config.training
+    assert training.steps is not None
+    assert training.evaluate_every is not None
+    evaluations = math.ceil(training.steps / training.evaluate_every)
+    return training.steps * step_seconds + evaluations * evaluation_seconds
+
+
+def describe(config: RunConfig, facts: Facts, seconds: float, memory_bytes: int) -> list[str]:
+    """Returns the plan in a few lines: what is done, in about so many seconds."""
     model, training, optimizer = config.model, config.training, config.optimizer
     assert training.batch_rows is not None
     assert training.steps is not None
@@ -378,7 +401,7 @@ def describe(config: RunConfig, facts: Facts, step_seconds: float, memory_bytes:
         f"warm-up, {config.schedule.decay_steps} of decay",
         f"device {training.device}, {training.dtype}"
         + (f", {_threads(training.threads)}" if training.device == "cpu" else "")
-        + f"; about {duration_text(training.steps * step_seconds)}, {size_text(memory_bytes)} of "
+        + f"; about {duration_text(seconds)}, {size_text(memory_bytes)} of "
         "memory",
     ]
 

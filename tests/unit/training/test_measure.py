@@ -1,9 +1,11 @@
 """Threads are chosen by what they bring, and a step's time is measured without a trace."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
-from microgpt.config import ModelConfig, RunConfig, TrainingConfig
+from microgpt.config import DataConfig, ModelConfig, RunConfig, TrainingConfig
 from microgpt.device import Compute
 from microgpt.training import measure
 
@@ -53,6 +55,19 @@ def test_bfloat16_is_used_where_it_is_quicker(monkeypatch, fast, fused, low, cho
         measure, "step_seconds", lambda _, compute: low if compute.dtype == "bfloat16" else 1.0
     )
     assert measure.measured_dtype(config(), 1.0) == chosen
+
+
+def test_an_evaluation_takes_time_by_the_tokens_it_measures(monkeypatch):
+    clock = iter(range(100))
+    monkeypatch.setattr(measure.time, "perf_counter", lambda: float(next(clock)))
+    monkeypatch.setattr(measure, "evaluation_rows", lambda *_: 4)
+    few = measure.evaluation_seconds(config(), 64)
+    assert few == 64 / 4 / 4  # windows of 8 that overlap by half, 4 at once, a second each time
+    limited = replace(config(), training=replace(config().training, evaluate_tokens=32))
+    assert measure.evaluation_seconds(limited, 64) == few / 2
+    judged = replace(config(), data=DataConfig(answers_after="="))
+    assert measure.evaluation_seconds(judged, 64) == 2 * few
+    assert measure.evaluation_seconds(config(), 0) == 0
 
 
 def test_a_step_takes_time_and_the_measurement_ends_early_where_steps_are_long(monkeypatch):

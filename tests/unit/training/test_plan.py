@@ -1,11 +1,20 @@
 """The plan keeps what the user gave and chooses the rest sensibly for any size of data."""
 
+from dataclasses import replace
+
 import pytest
 
 from microgpt.config import ModelConfig, RunConfig, to_dict
 from microgpt.errors import DataError, UsageError
 from microgpt.model.sizes import CHUNK_LOGITS, CHUNK_MATRICES, parameter_count, training_memory
-from microgpt.training.plan import Facts, Machine, describe, plan_budget, plan_shape
+from microgpt.training.plan import (
+    Facts,
+    Machine,
+    describe,
+    expected_seconds,
+    plan_budget,
+    plan_shape,
+)
 
 LAPTOP = Machine("cpu", 4)
 GPU = Machine("cuda", 16, gpu_memory_bytes=80_000_000_000)
@@ -110,6 +119,24 @@ def test_key_value_heads_beyond_any_shape_are_refused():
 def test_every_budget_becomes_steps(budget, steps):
     given = {"model": {"context": 16}, "training": {"batch_rows": 4, **budget}}
     assert planned(given, Facts(1024, 0, 256)).training.steps == steps
+
+
+def test_minutes_hold_the_evaluations_too():
+    facts = Facts(10**6, 10**5, 256)
+    config, _ = plan_shape({"training": {"minutes": 1.0}}, facts, LAPTOP)
+    for each, evaluations in ((0.0, 20), (0.2, 20), (0.5, 12), (3.0, 5)):
+        done = plan_budget(config, facts, LAPTOP, 0.05, each)
+        assert done.training.steps == pytest.approx((60 - evaluations * each) / 0.05, abs=1)
+        assert done.training.evaluate_every == done.training.steps // evaluations
+        assert expected_seconds(done, 0.05, each) == pytest.approx(60, abs=each + 0.05)
+    given = updated_training(config, evaluate_every=10)
+    assert plan_budget(given, facts, LAPTOP, 0.05, 0.5).training.steps == 600
+    given = updated_training(config, minutes=None, steps=50)
+    assert plan_budget(given, facts, LAPTOP, 0.05, 3.0).training.evaluate_every == 2
+
+
+def updated_training(config: RunConfig, **changes) -> RunConfig:
+    return replace(config, training=replace(config.training, **changes))
 
 
 def test_without_a_budget_small_data_ends_after_its_passes_and_large_after_the_minutes():
