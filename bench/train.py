@@ -1,7 +1,7 @@
 """Training speed beside nanoGPT's unmodified `train.py`, at equal shape and batch.
 
     python bench/train.py --nanogpt PATH [--shapes 0.2M,0.8M] [--rounds 3] [--threads 1]
-        [--dtype float32,bfloat16] [--compiled]
+        [--dtype float32,bfloat16] [--dropout 0.1] [--compiled]
 
 PATH is a checkout of github.com/karpathy/nanoGPT. Both train on the same random bytes, on the CPU
 with the same number of threads, in turns: nanoGPT in float32, as it always does there, eager or
@@ -9,8 +9,8 @@ with `--compiled`; ours is the default recipe (Muon, QK-norm, SwiGLU, data loadi
 checks included, writing its metrics not), with matrix products in each `--dtype`. A step's time is
 the median over all rounds, its CPU time the median of the rounds' means. `share` is the model's
 operations in a step (6 a weight and token, and attention without the saving of causality) over what
-one large float32 product does in that CPU time. With `--compiled` the ratios are those of a run of
-2,000 steps, with what compiling takes counted.
+one large float32 product does in that CPU time. `--dropout` is for both. With `--compiled` the
+ratios are those of a run of 2,000 steps, with what compiling takes counted.
 Prints Markdown for `bench/results/`.
 """
 
@@ -74,14 +74,14 @@ class Timing:
         )
 
 
-def nanogpt(path: Path, shape: Shape, compiled: bool) -> list[str]:
+def nanogpt(path: Path, shape: Shape, dropout: float, compiled: bool) -> list[str]:
     """Returns the command that trains nanoGPT."""
     settings = {
         "dataset": "bench", "device": "cpu", "compile": compiled, "dtype": "float32",
         "eval_interval": 10**6, "eval_iters": 1, "log_interval": 1, "max_iters": shape.steps,
         "lr_decay_iters": shape.steps, "warmup_iters": 1, "gradient_accumulation_steps": 1,
         "batch_size": shape.rows, "block_size": shape.context, "n_layer": shape.n_layer,
-        "n_head": shape.n_head, "n_embd": shape.n_embd, "dropout": 0.0, "learning_rate": 1e-3,
+        "n_head": shape.n_head, "n_embd": shape.n_embd, "dropout": dropout, "learning_rate": 1e-3,
         "always_save_checkpoint": False, "out_dir": str(path / "out-bench"),
     }  # fmt: skip
     return [sys.executable, "train.py", *(f"--{key}={value}" for key, value in settings.items())]
@@ -143,7 +143,7 @@ def cpu_seconds(pid: int) -> float:
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
-def ours(folder: Path, shape: Shape, threads: int, dtype: Any) -> None:
+def ours(folder: Path, shape: Shape, threads: int, dtype: Any, dropout: float) -> None:
     """Trains in this process, printing steps as nanoGPT does."""
     from microgpt.device import calm_threads
 
@@ -154,7 +154,11 @@ def ours(folder: Path, shape: Shape, threads: int, dtype: Any) -> None:
     from microgpt.training.trainer import Trainer
 
     model = ModelConfig(
-        n_layer=shape.n_layer, n_head=shape.n_head, n_embd=shape.n_embd, context=shape.context
+        n_layer=shape.n_layer,
+        n_head=shape.n_head,
+        n_embd=shape.n_embd,
+        context=shape.context,
+        dropout=dropout,
     )
     training = TrainingConfig(
         batch_rows=shape.rows,
@@ -199,10 +203,10 @@ def compare(path: Path, shapes: list[Shape], options: argparse.Namespace) -> Non
             timings = {side: Timing([], [], []) for side in ("nanogpt", *dtypes)}
             for _ in range(options.rounds):
                 for side, timing in timings.items():
-                    command = nanogpt(path, shape, options.compiled)
+                    command = nanogpt(path, shape, options.dropout, options.compiled)
                     if side != "nanogpt":
                         command = [sys.executable, __file__, "--ours", temporary, shape.name,
-                                   str(options.threads), side]  # fmt: skip
+                                   str(options.threads), side, str(options.dropout)]  # fmt: skip
                     cwd = path if side == "nanogpt" else ROOT
                     steps, cpu, start = timed(command, cwd, options.threads)
                     timing.steps += steps
@@ -241,9 +245,9 @@ def print_row(shape: Shape, dtype: str, them: Timing, us: Timing, threads: int) 
 
 def main() -> None:
     if sys.argv[1:2] == ["--ours"]:
-        folder, name, threads, dtype = sys.argv[2:]
+        folder, name, threads, dtype, dropout = sys.argv[2:]
         shape = next(shape for shape in SHAPES if shape.name == name)
-        ours(Path(folder), shape, int(threads), dtype)
+        ours(Path(folder), shape, int(threads), dtype, float(dropout))
         return
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--nanogpt", type=Path, required=True)
@@ -251,6 +255,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--dtype", default="float32,bfloat16")
+    parser.add_argument("--dropout", type=float, default=0.0)
     parser.add_argument("--compiled", action="store_true")
     options = parser.parse_args()
     wanted = options.shapes.split(",")
