@@ -67,13 +67,15 @@ class RunSummary:
     def best_at_answers(self) -> Row | None:
         """The evaluation that was best at answers, whose checkpoint is used; None where the run was
         not judged by answers."""
-        best: Row | None = None
+        best: tuple[Row, Judgement] | None = None
         for row in self.evaluations:
-            if number(row, "valid_answer_loss") is None:
+            loss, right = number(row, "valid_answer_loss"), number(row, "valid_answers_right")
+            if loss is None:
                 continue
-            if best is None or Judgement.of(row).replaces(Judgement.of(best)):
-                best = row
-        return best
+            judged = Judgement(row["step"], loss, right)
+            if best is None or judged.replaces(best[1]):
+                best = row, judged
+        return best and best[0]
 
     @property
     def valid_loss(self) -> float | None:

@@ -399,6 +399,7 @@ class Trainer:
         return True
 
     def _measured(self, lines: LineRules | None) -> Evaluation:
+        fused = self.stepper.fused
         return evaluate(
             self.model,
             self.dataset.valid,
@@ -409,7 +410,8 @@ class Trainer:
             max_tokens=self.config.training.evaluate_tokens,
             lines=lines,
             ranks=self.ranks,
-            forward=None if self.stepper.fused is None else self.stepper.fused.forward,
+            rows=None if fused is None else self.stepper.micro_batch_rows,
+            forward=None if fused is None else fused.forward,
         )
 
     def _note(self, row: Mapping[str, Any]) -> None:
