@@ -16,6 +16,7 @@ from microgpt.cli.sampling_options import checkpoint_option
 from microgpt.errors import DataError, UsageError
 
 if TYPE_CHECKING:
+    from microgpt.config import DataConfig
     from microgpt.data.loader import Ids
     from microgpt.device import Compute
     from microgpt.model.gpt import GPT
@@ -34,6 +35,7 @@ class _Loaded:
     step: int
     model: GPT
     tokenizer: Tokenizer
+    data: DataConfig
     compute: Compute
 
 
@@ -87,11 +89,10 @@ def _load(name: str, which: Literal["best", "newest"], device: str) -> _Loaded:
     from microgpt.run_folder import RunFolder
 
     run = RunFolder.open(name)
-    model, tokenizer, checkpoint = load_model(run, which)
-    trained_in = run.read_config().training.dtype
-    compute = Compute.of(device, trained_in if device == "auto" else "auto")
+    model, tokenizer, config, checkpoint = load_model(run, which)
+    compute = Compute.of(device, config.training.dtype if device == "auto" else "auto")
     model.to(compute.device).eval()
-    return _Loaded(run, checkpoint.step, model, tokenizer, compute)
+    return _Loaded(run, checkpoint.step, model, tokenizer, config.data, compute)
 
 
 # The loss
@@ -106,7 +107,7 @@ def _loss(loaded: _Loaded, data: Path, side: str, stride: int | None) -> dict[st
         stride = max(1, context // 2)
     if not 1 <= stride <= context:
         raise UsageError(f"--stride is {stride}, but must lie in 1..{context}, the context")
-    lines = line_rules(loaded.run.read_config().data, loaded.tokenizer).evaluation
+    lines = line_rules(loaded.data, loaded.tokenizer).evaluation
     with _text(loaded, data, side) as (ids, text_bytes):
         if ids.tokens < 2:
             raise DataError(f"{data} has {ids.tokens} tokens, but a loss takes at least 2")
@@ -131,7 +132,7 @@ def _text(loaded: _Loaded, data: Path, side: str) -> Iterator[tuple[Ids, int]]:
     from microgpt.data.shards import MANIFEST_FILE, Dataset
 
     if not (data / MANIFEST_FILE).is_file():
-        own = loaded.run.read_config().data.dataset
+        own = loaded.data.dataset
         like = None if own is None else opened(Path(own))
         with read_whole(str(data), loaded.tokenizer, like) as whole:
             yield whole.train, whole.manifest.train.text_bytes

@@ -156,8 +156,9 @@ class Loaded:
 
 def load_model(
     run: RunFolder, which: Literal["best", "newest"]
-) -> tuple[GPT, Tokenizer, Checkpoint]:
-    """Returns the model of a run's checkpoint, on the CPU, with the tokenizer that belongs to it.
+) -> tuple[GPT, Tokenizer, RunConfig, Checkpoint]:
+    """Returns the model of a run's checkpoint, on the CPU, with the tokenizer and the configuration
+    that belong to it.
 
     Raises:
         CheckpointError: no sound checkpoint, or parts that do not belong together.
@@ -171,9 +172,10 @@ def load_model(
         )
     tokenizer = Tokenizer.from_file(run.tokenizer_path)
     checkpoint.require_tokenizer(tokenizer.fingerprint)
-    model = GPT(run.read_config().model)
+    config = run.read_config()
+    model = GPT(config.model)
     load_weights(model, checkpoint.path / "model.safetensors")
-    return model, tokenizer, checkpoint
+    return model, tokenizer, config, checkpoint
 
 
 def load(
@@ -190,13 +192,13 @@ def load(
         UsageError: the device is not there.
     """
     folder = RunFolder.newest(root) if run is None else RunFolder.open(run, root)
-    model, tokenizer, checkpoint = load_model(folder, which)
+    model, tokenizer, config, checkpoint = load_model(folder, which)
     small = model.parameter_count() <= CPU_PARAMETERS
     where = "cpu" if device == "auto" and small else choose_device(device)
     model.to(where)
     if where == "cpu":
         _choose_threads(model)
-    return Loaded(Session(model, tokenizer), folder, folder.read_config(), checkpoint)
+    return Loaded(Session(model, tokenizer), folder, config, checkpoint)
 
 
 def _choose_threads(model: GPT) -> None:

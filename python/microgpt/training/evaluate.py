@@ -95,7 +95,6 @@ def evaluate(
     asking = lines if lines is not None and lines.marks is not None else None
     if asking is not None:  # all logits are held then
         rows = max(1, min(rows, CHUNK_LOGITS // (context * len(asking.ends))))
-    score = _loss if asking is None else _answers
     with torch.inference_mode(), compute.exact():
         batches = _batches(split, context, stride or context, rows, max_tokens, lines)
         for turn in iter(lambda: list(itertools.islice(batches, ranks.data_world)), []):
@@ -104,9 +103,8 @@ def evaluate(
                 answers += sum(int(_begins(targets).sum()) for _, targets in turn)
             losses += [0.0] * len(turn)
             hits += [0.0] * len(turn)
-            loss, right = score(
-                forward or model, *turn[min(ranks.data_rank, len(turn) - 1)], compute
-            )
+            mine = turn[min(ranks.data_rank, len(turn) - 1)]
+            loss, right = _score(forward or model, *mine, compute, asking is not None)
             if ranks.counts and ranks.data_rank < len(turn):
                 losses[ranks.data_rank - len(turn)] = loss
                 hits[ranks.data_rank - len(turn)] = right
@@ -117,26 +115,20 @@ def evaluate(
     return Evaluation(loss, count, text_bytes / max(1, split.tokens), answers, right)
 
 
-def _loss(
+def _score(
     model: Callable[..., torch.Tensor],
     inputs: NDArray[np.int64],
     targets: NDArray[np.int64],
     compute: Compute,
+    asks: bool,
 ) -> tuple[float, int]:
-    """Returns the summed loss, and 0, since nothing is asked."""
-    return float(model(compute.tensor(inputs), compute.tensor(targets), reduction="sum")), 0
-
-
-def _answers(
-    model: Callable[..., torch.Tensor],
-    inputs: NDArray[np.int64],
-    targets: NDArray[np.int64],
-    compute: Compute,
-) -> tuple[float, int]:
-    """Returns the summed loss, and how many answers are wholly right."""
-    logits = model(compute.tensor(inputs)).float()
-    goals = compute.tensor(targets).flatten()
-    loss = F.cross_entropy(logits.flatten(0, 1), goals, ignore_index=IGNORED, reduction="sum")
+    """Returns the summed loss, and where the model is asked how many answers are wholly right."""
+    ids, goals = compute.tensor(inputs), compute.tensor(targets)
+    if not asks:
+        return float(model(ids, goals, reduction="sum")), 0
+    logits = model(ids).float()
+    flat = logits.flatten(0, 1), goals.flatten()
+    loss = F.cross_entropy(*flat, ignore_index=IGNORED, reduction="sum")
     return float(loss), _wholly_right(logits.argmax(-1).cpu().numpy(), targets)
 
 

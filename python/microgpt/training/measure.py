@@ -17,6 +17,7 @@ import torch
 from microgpt.config import ModelConfig, RunConfig, TrainingConfig
 from microgpt.device import Compute, cores, give_memory_back, has_fast_bfloat16
 from microgpt.model.fused import fits
+from microgpt.model.gpt import GPT
 from microgpt.training.evaluate import evaluation_rows
 from microgpt.training.optimizer import Optimizer
 from microgpt.training.threads import ADVANTAGE
@@ -80,11 +81,8 @@ def idle_memory_bytes(compute: Compute) -> int:
 
 def step_seconds(config: RunConfig, compute: Compute) -> float:
     """Returns the median time of a few steps of a model like the run's, on noise."""
-    model = initialized_model(config, compute)
+    model, stepper = _eager(config, compute)
     optimizer = Optimizer(model, config.optimizer)
-    # Compilation takes longer than what is measured here.
-    eager = replace(config, training=replace(config.training, compile=False))
-    stepper = Stepper(model, eager, compute)
     shape = (config.training.batch_rows or 1, config.model.context + 1)
     rows = np.random.default_rng(0).integers(0, config.model.vocab_size, shape)
     times: list[float] = []
@@ -105,9 +103,7 @@ def evaluation_seconds(config: RunConfig, valid_tokens: int) -> float:
     """Returns the time of an evaluation in a run of `config` with so many tokens to validate: that
     of a batch, on noise, times their number."""
     compute = Compute.of(config.training.device, config.training.dtype, config.training.tf32)
-    model, context = initialized_model(config, compute), config.model.context
-    eager = replace(config, training=replace(config.training, compile=False))
-    stepper = Stepper(model, eager, compute)
+    (model, stepper), context = _eager(config, compute), config.model.context
     forward = model.eval() if stepper.fused is None else stepper.fused.forward
     rows = evaluation_rows(context, compute.device)
     noise = np.random.default_rng(0).integers(0, config.model.vocab_size, (rows, context))
@@ -123,3 +119,11 @@ def evaluation_seconds(config: RunConfig, valid_tokens: int) -> float:
     windows = tokens / max(1, context // 2)  # they overlap by half
     times = 1 if config.data.answers_after is None else 2
     return seconds * times * windows / rows
+
+
+def _eager(config: RunConfig, compute: Compute) -> tuple[GPT, Stepper]:
+    """Returns a model like the run's and what steps it, not compiled, which takes longer than what
+    is measured here."""
+    model = initialized_model(config, compute)
+    eager = replace(config, training=replace(config.training, compile=False))
+    return model, Stepper(model, eager, compute)
